@@ -1,0 +1,35 @@
+"""Ops with one meaning and several speeds, shared by diffusion and by the language models."""
+
+from kernels.attention import attention, attention_decode, attention_varlen
+from kernels.choose import explain, use
+from kernels.glu import geglu, gelu, silu, swiglu
+from kernels.linear import conv2d, linear, pack_conv2d, pack_linear
+from kernels.loss import cross_entropy
+from kernels.norm import group_norm, group_norm_silu, layer_norm, rms_norm
+from kernels.optim import adamw_step
+from kernels.packed import Packed
+from kernels.rope import rope
+
+__all__ = [
+    "Packed",
+    "adamw_step",
+    "attention",
+    "attention_decode",
+    "attention_varlen",
+    "conv2d",
+    "cross_entropy",
+    "explain",
+    "geglu",
+    "gelu",
+    "group_norm",
+    "group_norm_silu",
+    "layer_norm",
+    "linear",
+    "pack_conv2d",
+    "pack_linear",
+    "rms_norm",
+    "rope",
+    "silu",
+    "swiglu",
+    "use",
+]

@@ -1,0 +1,37 @@
+"""Gated and plain activations."""
+
+import paddle.nn.functional as F
+from paddle import Tensor
+
+from kernels import reference
+from kernels.choose import Call, Kernel, accept, choose, device_of, dtype_of, needs_grad, table
+
+table("geglu", Kernel("reference", reference.geglu, accept))
+table("swiglu", Kernel("reference", reference.swiglu, accept))
+table("silu", Kernel("reference", F.silu, accept))
+table("gelu", Kernel("reference", F.gelu, accept))
+
+
+def _run(op: str, x: Tensor, *more: Tensor | None) -> Tensor:
+    call = Call(op, device_of(x), dtype_of(x), needs_grad(x, *more), tuple(x.shape), (len(more),))
+    return choose(call).run(x, *more)
+
+
+def geglu(x: Tensor) -> Tensor:
+    """(..., 2D) -> (..., D): first half times GELU of the second (diffusers' order)."""
+    return _run("geglu", x)
+
+
+def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
+    """silu(gate) * up; a single (..., 2D) argument holds gate then up."""
+    return _run("swiglu", gate) if up is None else _run("swiglu", gate, up)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x)."""
+    return _run("silu", x)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x * Phi(x), exact (erf)."""
+    return _run("gelu", x)
