@@ -3,12 +3,27 @@
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from kernels import reference
-from kernels.choose import Call, Kernel, accept, choose, device_of, dtype_of, needs_grad, table
+from kernels import build, reference
+from kernels.choose import Call, Kernel, accept, choose, device_of, dtype_of, needs_grad, no, table
+
+build.register(build.Extension("elementwise", kernels=("elementwise.cc",)))
+
+
+def _refuse(call: Call) -> str | None:
+    return no(
+        (call.device != "cpu", "needs the CPU"),
+        (call.dtype not in ("float32", "bfloat16"), f"no {call.dtype}"),
+        (call.grad, "no backward"),
+    ) or build.why_not("elementwise")
+
+
+def _silu_native(x: Tensor) -> Tensor:
+    return build.run("mix_silu", x)
+
 
 table("geglu", Kernel("reference", reference.geglu, accept))
 table("swiglu", Kernel("reference", reference.swiglu, accept))
-table("silu", Kernel("reference", F.silu, accept))
+table("silu", Kernel("native", _silu_native, _refuse), Kernel("reference", F.silu, accept))
 table("gelu", Kernel("reference", F.gelu, accept))
 
 

@@ -107,7 +107,7 @@ def attention_varlen(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor
     ends_q, ends_k = cu_q.tolist(), cu_k.tolist()
     parts = [
         attention(q[a:b].unsqueeze(0), k[c:d].unsqueeze(0), v[c:d].unsqueeze(0), None, causal, scale).squeeze(0)
-        for a, b, c, d in zip(ends_q, ends_q[1:], ends_k, ends_k[1:], strict=True)
+        for a, b, c, d in zip(ends_q[:-1], ends_q[1:], ends_k[:-1], ends_k[1:], strict=True)
         if b > a
     ]
     return paddle.concat(parts, axis=0) if parts else paddle.zeros_like(q)
