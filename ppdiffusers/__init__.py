@@ -1,0 +1,1 @@
+"""Diffusion on PaddlePaddle: models, samplers, prompts, LoRA and pipelines under diffusers' names."""

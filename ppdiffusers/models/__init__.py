@@ -1,0 +1,1 @@
+"""The networks of Stable Diffusion: UNet, VAE, CLIP text encoders, ControlNet."""
