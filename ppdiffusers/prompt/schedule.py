@@ -8,10 +8,10 @@ The grammar, as the WebUI has it:
     cycle     = "[" prompt ("|" prompt)+ "]"                                       an option may be empty
     plain     = anything but \\ [ ] ( ) : |, or an escape: a backslash and one more character
 
-Brackets and colons that fit nowhere are literal. A `|` that fits nowhere, or a lone backslash at the end, makes the whole
-text literal (that is what the WebUI does with text it cannot lex). Nothing raises and the time is linear in the text: there
-is one stack of open brackets, and a bracket that closes wrongly turns all of them into plain characters at once, because no
-bracket may contain a stray one.
+Brackets and colons that fit nowhere are literal. A `|` that fits nowhere, or a lone backslash at the end, makes the
+whole text literal (that is what the WebUI does with text it cannot lex). Nothing raises and the time is linear in the
+text: there is one stack of open brackets, and a bracket that closes wrongly turns all of them into plain characters at
+once, because no bracket may contain a stray one.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ class _Clock:
 def schedule(text: str, steps: int, hires_steps: int | None = None) -> list[tuple[int, str]]:
     """The prompt as [(last step it holds for, text), ...]; the last entry always ends at the last step.
 
-    `steps` are the steps of the first pass. With `hires_steps` the result is the schedule of the second pass (hires fix), whose
-    steps count from 1 again: there `[a:b:1.5]` swaps in the middle of the second pass, fractions below 1 and whole numbers up
-    to `steps` have already happened. Emphasis, escapes and BREAK stay in the text; text without brackets comes back verbatim.
-    Source: the behaviour of AUTOMATIC1111's WebUI 1.10.
+    `steps` are the steps of the first pass. With `hires_steps` the result is the schedule of the second pass (hires
+    fix), whose steps count from 1 again: there `[a:b:1.5]` swaps in the middle of the second pass, fractions below 1
+    and whole numbers up to `steps` have already happened. Emphasis, escapes and BREAK stay in the text; text without
+    brackets comes back verbatim. ValueError for less than 1 step. Source: the behaviour of AUTOMATIC1111's WebUI 1.10.
     """
     of = steps if hires_steps is None else hires_steps
     if of < 1:
@@ -111,10 +111,7 @@ def _parse(text: str, clock: _Clock) -> Parts:
             else:
                 stack.pop()
                 stack[-1].fields[-1] += closed
-        elif token == ":" and top.bracket:
-            top.separators.append(token)
-            top.fields.append([])
-        elif token == "|" and top.bracket == "[":
+        elif (token == ":" and top.bracket) or (token == "|" and top.bracket == "["):
             top.separators.append(token)
             top.fields.append([])
         elif token in "|\\":
@@ -125,7 +122,7 @@ def _parse(text: str, clock: _Clock) -> Parts:
 
 
 def _flush(stack: list[_Open]) -> bool:
-    """Turn all open brackets into plain characters; False if a `|` is left over, which nothing outside brackets may be."""
+    """Turn all open brackets into plain characters; False if that leaves a `|` outside brackets."""
     for opened in stack[1:]:
         if "|" in opened.separators:
             return False

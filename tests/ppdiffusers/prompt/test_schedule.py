@@ -31,20 +31,19 @@ def test_a_plan_of_one_text_says_the_same_in_more_steps(text: str) -> None:
         assert [said for _, said in schedule(text, 40)] == [said for _, said in schedule(text, 20)]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[" * 5000,
-        "[a:" * 5000,
-        "[" * 3000 + "]" * 3000,
-        "[x:" * 3000 + ":3]" * 3000,
-        "[a|" * 4000,
-        "(a" * 5000,
-        "[(" * 2000 + ")]" * 2000,
-    ]
-    + ["[a:b:3] " * 4000],
-    ids=["open", "colons", "nested", "swaps", "cycles", "round", "mixed", "many"],
-)
+MONSTERS = {
+    "open": "[" * 5000,
+    "colons": "[a:" * 5000,
+    "nested": "[" * 3000 + "]" * 3000,
+    "swaps": "[x:" * 3000 + ":3]" * 3000,
+    "cycles": "[a|" * 4000,
+    "round": "(a" * 5000,
+    "mixed": "[(" * 2000 + ")]" * 2000,
+    "many": "[a:b:3] " * 4000,
+}
+
+
+@pytest.mark.parametrize("text", MONSTERS.values(), ids=MONSTERS)
 def test_monsters_come_back(text: str) -> None:
     assert schedule(text, 10)[-1][0] == 10
 
