@@ -1,0 +1,61 @@
+"""The command line: a table of commands, each in a module of its own that is imported only when asked for."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from app import __version__, environment
+
+# command -> (module, one line of help). A module gives add_arguments(parser) and run(args) -> exit code, and imports
+# Paddle inside run, so that help stays instant. Words that its parser does not know are an error, unless it sets
+# PASSES_ON = True: then run finds them in args.rest.
+COMMANDS = {
+    "doctor": ("app.cli.doctor", "what is installed, which device and kernels are used, and why others are not"),
+    "test": ("app.cli.test", "run the project's tests (arguments go to pytest)"),
+}
+
+LAUNCHER = """
+options of launch.py, before the command:
+  --gpu       install the GPU build of Paddle for the CUDA found (remembered)
+  --cpu       go back to the CPU build
+"""
+
+
+def _overview(prog: str) -> str:
+    width = max(map(len, COMMANDS)) + 2
+    rows = "\n".join(f"  {name:<{width}}{line}" for name, (_, line) in COMMANDS.items())
+    tail = LAUNCHER if "launch.py" in prog else ""
+    return (
+        f"usage: {prog} COMMAND [options]\n\nMixStudio: a multimodal generation studio on PaddlePaddle.\n\n"
+        f"commands:\n{rows}\n{tail}\n`{prog} COMMAND --help` tells the options of a command.\n"
+    )
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "mixstudio") -> int:
+    """Run one command; 0 success, 1 the command failed, 2 it was called wrongly, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview(prog), end="")
+        return 0
+    if words[0] == "--version":
+        print(f"mixstudio {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"{prog}: there is no command {words[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module = import_module(COMMANDS[words[0]][0])
+    parser = argparse.ArgumentParser(prog=f"{prog} {words[0]}", description=module.__doc__)
+    module.add_arguments(parser)
+    args, args.rest = parser.parse_known_args(words[1:])
+    if args.rest and not getattr(module, "PASSES_ON", False):
+        parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
+    try:
+        environment.prepare()
+        return module.run(args)
+    except (ValueError, OSError) as why:  # what a user can put right; anything else is ours and keeps its traceback
+        print(f"{prog} {words[0]}: {why}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{prog} {words[0]}: interrupted", file=sys.stderr)
+        return 130
