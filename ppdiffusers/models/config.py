@@ -1,7 +1,7 @@
 """What a model is built from: frozen configs whose fields carry diffusers' and transformers' own names.
 
-`from_dict` reads the config.json of those libraries and refuses, by name, every value this code does not implement; a value that is only
-book-keeping is ignored. `to_dict` writes a config.json which diffusers or transformers load.
+`from_dict` reads the config.json of those libraries and refuses, by name, every value this code does not implement; a
+value that is only book-keeping is ignored. `to_dict` writes a config.json which diffusers or transformers load.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def per_level(value: Any, levels: int, key: str) -> tuple[Any, ...]:
 
 
 class JsonConfig:
-    """Reading and writing for the frozen dataclasses below; each says which of the original's other keys must have which value."""
+    """Reading and writing for the frozen dataclasses below; FIXED says which other keys must have which value."""
 
     CLASS_NAME: ClassVar[str]
     FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
@@ -68,14 +68,14 @@ class JsonConfig:
             return
         if key not in cls.FIXED:
             raise ValueError(
-                f"{cls.CLASS_NAME} config has {key}={value!r}, a key this version does not know; remove it if it has no effect"
+                f"{cls.CLASS_NAME} config has {key}={value!r}, which this version does not know; remove it if it has no effect"
             )
         if value not in cls.FIXED[key]:
             accepted = " or ".join(repr(v) for v in cls.FIXED[key])
             raise ValueError(f"{cls.CLASS_NAME} with {key}={value!r} is not supported; {key} must be {accepted}")
 
     def to_dict(self) -> dict[str, Any]:
-        """A `config.json` for diffusers/transformers: our fields under their names, and the class the library should build."""
+        """A `config.json` for the original library: our fields under their names, and the class to build."""
         return {"_class_name": self.CLASS_NAME} | {f.name: plain_lists(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
 
 
@@ -156,7 +156,7 @@ class EncoderConfig(JsonConfig):
             )
         if self.addition_embed_type not in (None, "text_time"):
             raise ValueError(
-                f"{name} with addition_embed_type={self.addition_embed_type!r} is not supported; it must be None or 'text_time'"
+                f"{name} with addition_embed_type={self.addition_embed_type!r} is not supported; use None or 'text_time'"
             )
         if self.addition_embed_type and not (
             self.addition_time_embed_dim and self.projection_class_embeddings_input_dim
@@ -186,7 +186,7 @@ class EncoderConfig(JsonConfig):
 
     @property
     def down_transformers(self) -> tuple[tuple[int, ...], ...]:
-        """Transformer layers of each attention block, level by level on the way down; 0 where a level has no attention."""
+        """Transformer layers of each attention block, level by level on the way down; 0 where there is no attention."""
         levels = per_level(
             self.transformer_layers_per_block, len(self.block_out_channels), "transformer_layers_per_block"
         )
@@ -218,7 +218,7 @@ def _one(values: tuple[int, ...], key: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig(EncoderConfig):
-    """`UNet2DConditionModel` of Stable Diffusion 1, 2, XL, the XL refiner, and models distilled or fine-tuned from them."""
+    """`UNet2DConditionModel` of Stable Diffusion 1, 2, XL, the XL refiner, and models distilled or tuned from them."""
 
     CLASS_NAME: ClassVar[str] = "UNet2DConditionModel"
 
@@ -241,7 +241,7 @@ class UNetConfig(EncoderConfig):
 
     @property
     def up_transformers(self) -> tuple[tuple[int, ...], ...]:
-        """Transformer layers of each attention block on the way up, lowest level first; 0 where a level has no attention."""
+        """Transformer layers of each attention block on the way up, lowest level first; 0 where there is no attention."""
         levels = len(self.block_out_channels)
         down = per_level(self.transformer_layers_per_block, levels, "transformer_layers_per_block")
         up = self.reverse_transformer_layers_per_block or down[::-1]
@@ -265,7 +265,7 @@ class ControlNetConfig(EncoderConfig):
         super().__post_init__()
         if self.controlnet_conditioning_channel_order not in ("rgb", "bgr"):
             raise ValueError(
-                f"controlnet_conditioning_channel_order={self.controlnet_conditioning_channel_order!r}; use 'rgb' or 'bgr'"
+                f"controlnet_conditioning_channel_order {self.controlnet_conditioning_channel_order!r} is not 'rgb' or 'bgr'"
             )
 
     @classmethod
@@ -321,8 +321,8 @@ class VAEConfig(JsonConfig):
 class CLIPTextConfig(JsonConfig):
     """`CLIPTextModel`, with or without projection: OpenAI ViT-L (quick_gelu), OpenCLIP ViT-H and bigG (gelu).
 
-    `eos_token_id` 2 is a mistake that many published configs carry; it means "the largest id of the prompt", as in transformers.
-    transformers' configs are full of options for generation and training, so unknown keys are ignored here.
+    `eos_token_id` 2 is a mistake that many published configs carry; it means "the largest id of the prompt", as in
+    transformers. Its configs are full of options for generation and training, so unknown keys are ignored here.
     """
 
     CLASS_NAME: ClassVar[str] = "CLIPTextModel"
@@ -362,9 +362,9 @@ class CLIPTextConfig(JsonConfig):
         return {"model_type": "clip_text_model"} | {k: v for k, v in super().to_dict().items() if k != "_class_name"}
 
 
-# The published families as values, and a tiny one of each for tests. The tiny ones keep everything a checkpoint's header shows about its
-# family (group count 32, heads per width, depth pattern, an 8 times smaller latent), so that detection, LoRA spellings and whole
-# pipelines run on them unchanged.
+# The published families as values, and a tiny one of each for tests. The tiny ones keep everything a checkpoint's header
+# shows about its family (group count 32, heads per width, depth pattern, an 8 times smaller latent), so that detection,
+# LoRA spellings and whole pipelines run on them unchanged.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """The leaves and blocks that the UNet, the VAE, the ControlNet and the text encoders are made of.
 
-Everything here is channels-last: B batch, Y X height and width, C channels, L tokens. Parameter names and shapes are diffusers', with
-Paddle's Linear weights (in, out). A leaf may be *packed* for inference: its weight then lives only in the layout of a fast kernel.
+Everything here is channels-last: B batch, Y X height and width, C channels, L tokens. Parameter names and shapes are
+diffusers', with Paddle's Linear weights (in, out). A leaf may be *packed* for inference: its weight then lives only in the
+layout of a fast kernel.
 """
 
 import math
@@ -15,7 +16,7 @@ from paddle.base.framework import EagerParamBase
 import kernels
 from kernels import Packed
 
-# --- leaves ---------------------------------------------------------------------------------------------------------------------------
+# --- leaves -----------------------------------------------------------------------------------------------------------
 
 
 class PackedLeaf(nn.Layer):
@@ -39,7 +40,7 @@ class PackedLeaf(nn.Layer):
             self.weight = EagerParamBase.from_tensor(dense, trainable=True)
 
     def dense_weight(self) -> Tensor:
-        """The plain weight in either state; writing into it is not promised to reach the layer, see `set_dense_weight`."""
+        """The plain weight in either state; to change the layer's weight use `set_dense_weight`."""
         return cast(Tensor, self.weight) if self.packed is None else self.packed.unpack()
 
     def set_dense_weight(self, weight: Tensor) -> None:
@@ -47,7 +48,7 @@ class PackedLeaf(nn.Layer):
         now = self.weight if self.packed is None else self.packed
         if list(weight.shape) != list(cast(Any, now).shape):
             raise ValueError(
-                f"a weight of shape {list(weight.shape)} does not fit this layer, which has {list(cast(Any, now).shape)}"
+                f"a weight of shape {list(weight.shape)} does not fit, this layer's is {list(cast(Any, now).shape)}"
             )
         if self.packed is None:
             cast(Tensor, self.weight).set_value(weight.astype(cast(Tensor, self.weight).dtype))
@@ -81,7 +82,7 @@ class Linear(PackedLeaf, nn.Linear):
 
 
 class Conv2D(PackedLeaf, nn.Conv2D):
-    """Convolution over (B, Y, X, C); the weight is (out, in, kh, kw). `padding` is one number or (top, bottom, left, right)."""
+    """Convolution over (B, Y, X, C); the weight is (out, in, kh, kw), `padding` a number or (top, bottom, left, right)."""
 
     PACK = staticmethod(kernels.pack_conv2d)
 
@@ -130,7 +131,7 @@ def packed_leaves(model: nn.Layer) -> list[PackedLeaf]:
 
 
 def pack(model: nn.Layer) -> None:
-    """Pack every weight of `model` for inference, one after the other, so that memory never holds two copies of the model."""
+    """Pack every weight of `model` for inference, one by one, so that memory never holds two copies of the model."""
     for leaf in packed_leaves(model):
         leaf.pack()
 
@@ -141,7 +142,7 @@ def unpack(model: nn.Layer) -> None:
         leaf.unpack()
 
 
-# --- borders --------------------------------------------------------------------------------------------------------------------------
+# --- borders ----------------------------------------------------------------------------------------------------------
 
 
 def channels_last(x_BCYX: Tensor, dtype: Any) -> Tensor:
@@ -154,7 +155,7 @@ def channels_first(x_BYXC: Tensor, dtype: Any) -> Tensor:
     return x_BYXC.transpose([0, 3, 1, 2]).contiguous().astype(dtype)
 
 
-# --- residual blocks ------------------------------------------------------------------------------------------------------------------
+# --- residual blocks --------------------------------------------------------------------------------------------------
 
 
 class ResBlock(nn.Layer):
@@ -174,7 +175,7 @@ class ResBlock(nn.Layer):
 
 
 class TimeResBlock(ResBlock):
-    """A residual block that also hears the time embedding; `emb` (B, E) has gone through SiLU already, once for all blocks."""
+    """A residual block that also hears the time embedding; `emb` (B, E) has been through SiLU, once for all blocks."""
 
     def __init__(self, width_in: int, width_out: int, emb: int, groups: int, eps: float) -> None:
         super().__init__(width_in, width_out, groups, eps)
@@ -218,7 +219,7 @@ def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x
 
 
-# --- attention ------------------------------------------------------------------------------------------------------------------------
+# --- attention --------------------------------------------------------------------------------------------------------
 
 
 class Attention(nn.Layer):
@@ -309,7 +310,7 @@ class NoAttention(nn.Layer):
         return x
 
 
-# --- time -----------------------------------------------------------------------------------------------------------------------------
+# --- time -------------------------------------------------------------------------------------------------------------
 
 
 def sinusoid(t: Tensor, dim: int) -> Tensor:

@@ -9,7 +9,7 @@ from paddle import Tensor
 
 
 class Output:
-    """A result with named fields; `out[0]`, `a, b = out` and `out["name"]` work too, leaving out the fields that are None."""
+    """A result with named fields; `out[0]`, `a, b = out` and `out["name"]` work too, fields that are None left out."""
 
     def to_tuple(self) -> tuple[Any, ...]:
         values = (getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ class DecoderOutput(Output):
 
 @dataclass(frozen=True, eq=False)
 class CLIPTextOutput(Output):
-    """Text features: (B, L, D) after the final norm, (B, D) at the end token, and every layer's input and output before that norm."""
+    """Text features (B, L, D) after the final norm, (B, D) at the end token, and what every layer gave before that norm."""
 
     last_hidden_state: Tensor
     pooler_output: Tensor

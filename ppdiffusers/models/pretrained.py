@@ -1,4 +1,4 @@
-"""A model folder in diffusers' or transformers' form: `config.json` beside safetensors; read, written, or built anew."""
+"""A model folder in diffusers' or transformers' form: `config.json` beside safetensors; read, written, or made anew."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar

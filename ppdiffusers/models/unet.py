@@ -1,7 +1,7 @@
 """The denoising network of Stable Diffusion 1, 2, XL and the XL refiner.
 
-Inside, feature maps are (B, Y, X, C) and `text` is (B, L, K); the public call takes and returns (B, C, Y, X) as diffusers does. Sides that
-are not a multiple of the network's scale are fine: the way up resizes to what the way down kept.
+Inside, feature maps are (B, Y, X, C) and `text` is (B, L, K); the public call takes and returns (B, C, Y, X) as diffusers
+does. Sides that are not a multiple of the network's scale are fine: the way up resizes to what the way down kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -128,7 +128,7 @@ class UNetEncoder(Pretrained):
     def embed(
         self, timestep: Timestep, batch: int, added: Mapping[str, Tensor] | None, guidance: Tensor | None = None
     ) -> Tensor:
-        """(B, E): when we are, and for XL how big the picture is and what it shows; SiLU done, for all blocks at once."""
+        """(B, E): the time, and for XL what the picture shows and how big it is; SiLU done, for all blocks at once."""
         t = paddle.to_tensor(timestep).reshape([-1]).expand([batch])
         wave = sinusoid(t, self.config.block_out_channels[0]).astype(self.dtype)
         if guidance is not None:
@@ -149,8 +149,8 @@ class UNetEncoder(Pretrained):
         features = paddle.concat([added["text_embeds"].astype(self.dtype), sizes.astype(self.dtype)], axis=-1)
         if features.shape[-1] != self.config.projection_class_embeddings_input_dim:
             raise ValueError(
-                f"text_embeds {list(added['text_embeds'].shape)} and time_ids {list(ids.shape)} make {features.shape[-1]} "
-                f"features, this model takes {self.config.projection_class_embeddings_input_dim}; "
+                f"text_embeds {list(added['text_embeds'].shape)} and time_ids {list(ids.shape)} make "
+                f"{features.shape[-1]} features, not {self.config.projection_class_embeddings_input_dim}; "
                 "XL has 6 time ids, its refiner 5"
             )
         return features
