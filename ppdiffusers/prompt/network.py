@@ -55,7 +55,7 @@ class Network:
     @property
     def changes(self) -> bool:
         """Whether the UNet's weight depends on the step."""
-        return len(self.unet) > 1 or self.unet[0].at > 0
+        return len(self.unet) > 1 or any(when.at > 0 for when in self.unet)
 
 
 def extract_networks(text: str) -> tuple[str, list[Network]]:
