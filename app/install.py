@@ -93,13 +93,13 @@ class Venv:
 
 
 def project_key(root: Path, venv: Venv) -> str:
-    """Changes when pyproject.toml does, or when the Python behind the venv is another one."""
+    """Changes when pyproject.toml does, the folder is moved, or the Python behind the venv is another one."""
     digest = hashlib.sha256((root / "pyproject.toml").read_bytes())
     try:
         digest.update((venv.folder / "pyvenv.cfg").read_bytes())
     except OSError:
         return "no venv"
-    digest.update(os.path.realpath(venv.python).encode())
+    digest.update(f"{root.resolve()}\0{os.path.realpath(venv.python)}".encode())
     return digest.hexdigest()[:16]
 
 

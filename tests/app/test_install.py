@@ -111,6 +111,15 @@ def test_another_python_behind_the_venv_is_noticed(project):
     assert project_key(project, venv) != before
 
 
+def test_a_moved_folder_is_noticed(project, calls, tmp_path):
+    ensure(project)
+    moved = tmp_path.parent / f"{tmp_path.name}-moved"
+    project.rename(moved)
+    calls.clear()
+    ensure(moved)
+    assert calls == ["venv", "pip cpu ", "kernels"]
+
+
 def test_the_gpu_wish_is_remembered_until_cpu_is_asked_for(project, calls):
     ensure(project, wish="gpu")
     ensure(project)
