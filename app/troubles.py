@@ -9,7 +9,8 @@ class Trouble(Exception):
     """Setting up cannot go on; the message is for the user."""
 
 
-# The first pattern found in pip's words decides. Network first: without it pip also claims that no version matches.
+# The first pattern found in pip's words decides. Network first: without it pip also claims that no version matches, at
+# times with no other word about it.
 PIP_TROUBLES = (
     (
         r"Temporary failure in name resolution|NewConnectionError|Name or service not known|nodename nor servname"
@@ -17,6 +18,11 @@ PIP_TROUBLES = (
         r"|Connection (refused|reset|aborted)",
         "the packages cannot be downloaded: no connection to the package index. Check the network (behind a proxy set "
         "HTTPS_PROXY) and start again; what was downloaded so far is kept by pip",
+    ),
+    (
+        r"\(from versions: none\)(?![\s\S]*No matching distribution found for paddlepaddle)",
+        "the packages cannot be downloaded: the package index does not answer or does not have them. Check the network "
+        "(behind a proxy set HTTPS_PROXY) and pip's settings (`pip config list`), and start again",
     ),
     (
         r"CERTIFICATE_VERIFY_FAILED|SSLError",

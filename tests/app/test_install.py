@@ -206,6 +206,11 @@ def test_own_options_come_before_the_command():
             "WARNING: Retrying ... NewConnectionError(...)\nERROR: No matching distribution found for paddlepaddle",
             "network",
         ),
+        (
+            "requirement setuptools>=68 (from versions: none)\nERROR: No matching distribution found for setuptools",
+            "network",
+        ),
+        ("paddlepaddle (from versions: none)\nERROR: No matching distribution found for paddlepaddle", "no build"),
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
         ("ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: '/x'", "may not write"),
         ("ERROR: No matching distribution found for paddlepaddle<3.4,>=3.3", "no build for this Python"),
