@@ -16,7 +16,7 @@ from ppdiffusers.models.pretrained import Pretrained
 
 
 class CLIPAttention(nn.Layer):
-    """Multi-head self-attention of x (B, L, D), plus `residual`; `mask` (B, 1, 1, L) is True where a key may be seen."""
+    """Multi-head self-attention of x (B, L, D), plus `residual`; `mask` (B, 1, 1, L) is True where a key counts."""
 
     def __init__(self, width: int, heads: int, causal: bool) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class CLIPMLP(nn.Layer):
 
 
 class CLIPEncoderLayer(nn.Layer):
-    """Attention and MLP, a layer norm before and a residual around each. `config` is CLIP's for text or for pictures."""
+    """Attention and MLP, a layer norm before and a residual around each; `config` is CLIP's for text or pictures."""
 
     def __init__(self, config: Any, causal: bool) -> None:
         super().__init__()
@@ -108,6 +108,15 @@ class CLIPTextModel(Pretrained):
 
     CONFIG: ClassVar[type[CLIPTextConfig]] = CLIPTextConfig
     WEIGHTS_NAME: ClassVar[str] = "model"
+    ALIASES: ClassVar[tuple[tuple[str, str], ...]] = (("text_model.", ""),)
+    UNUSED: ClassVar[tuple[str, ...]] = (
+        "text_model.embeddings.position_ids",
+        "embeddings.position_ids",
+        "text_projection.",
+        "vision_model.",
+        "visual_projection.",
+        "logit_scale",
+    )
     config: CLIPTextConfig
 
     def __init__(self, config: CLIPTextConfig) -> None:
@@ -150,7 +159,7 @@ class CLIPTextModel(Pretrained):
         return CLIPTextOutput(last, paddle.gather_nd(last, ends), states)
 
     def end_positions(self, input_ids: Tensor) -> Tensor:
-        """(B,): where each prompt's end token is. A config with end token 2 means the largest id, see `CLIPTextConfig`."""
+        """(B,): where each prompt's end token is; end token 2 means the largest id, see `CLIPTextConfig`."""
         end = self.config.eos_token_id
         return (input_ids if end == 2 else (input_ids == end).astype("int32")).argmax(axis=-1)
 

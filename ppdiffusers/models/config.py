@@ -67,9 +67,7 @@ class JsonConfig:
         if key.startswith("_") or key in cls.IGNORED:
             return
         if key not in cls.FIXED:
-            raise ValueError(
-                f"{cls.CLASS_NAME} config has {key}={value!r}, which this version does not know; remove it if it has no effect"
-            )
+            raise ValueError(f"{cls.CLASS_NAME} config has an unknown {key}={value!r}; remove it if it has no effect")
         if value not in cls.FIXED[key]:
             accepted = " or ".join(repr(v) for v in cls.FIXED[key])
             raise ValueError(f"{cls.CLASS_NAME} with {key}={value!r} is not supported; {key} must be {accepted}")
@@ -156,7 +154,7 @@ class EncoderConfig(JsonConfig):
             )
         if self.addition_embed_type not in (None, "text_time"):
             raise ValueError(
-                f"{name} with addition_embed_type={self.addition_embed_type!r} is not supported; use None or 'text_time'"
+                f"{name}: addition_embed_type={self.addition_embed_type!r} is not supported; use None or 'text_time'"
             )
         if self.addition_embed_type and not (
             self.addition_time_embed_dim and self.projection_class_embeddings_input_dim
@@ -241,7 +239,7 @@ class UNetConfig(EncoderConfig):
 
     @property
     def up_transformers(self) -> tuple[tuple[int, ...], ...]:
-        """Transformer layers of each attention block on the way up, lowest level first; 0 where there is no attention."""
+        """Transformer layers of each attention block on the way up, bottom first; 0 where there is no attention."""
         levels = len(self.block_out_channels)
         down = per_level(self.transformer_layers_per_block, levels, "transformer_layers_per_block")
         up = self.reverse_transformer_layers_per_block or down[::-1]
@@ -263,10 +261,9 @@ class ControlNetConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.controlnet_conditioning_channel_order not in ("rgb", "bgr"):
-            raise ValueError(
-                f"controlnet_conditioning_channel_order {self.controlnet_conditioning_channel_order!r} is not 'rgb' or 'bgr'"
-            )
+        order = self.controlnet_conditioning_channel_order
+        if order not in ("rgb", "bgr"):
+            raise ValueError(f"controlnet_conditioning_channel_order={order!r} is not supported; use 'rgb' or 'bgr'")
 
     @classmethod
     def from_unet(cls, unet: UNetConfig, **changes: Any) -> "ControlNetConfig":
@@ -362,7 +359,7 @@ class CLIPTextConfig(JsonConfig):
         return {"model_type": "clip_text_model"} | {k: v for k, v in super().to_dict().items() if k != "_class_name"}
 
 
-# The published families as values, and a tiny one of each for tests. The tiny ones keep everything a checkpoint's header
+# The published families as values, and a tiny one of each for tests. The tiny ones keep everything that a header
 # shows about its family (group count 32, heads per width, depth pattern, an 8 times smaller latent), so that detection,
 # LoRA spellings and whole pipelines run on them unchanged.
 

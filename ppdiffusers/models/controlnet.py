@@ -1,4 +1,4 @@
-"""ControlNet: a copy of the UNet's way down that reads a control picture and answers with residuals for the UNet's skips."""
+"""ControlNet: a copy of the UNet's way down that reads a control picture and gives residuals for the UNet's skips."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -114,12 +114,10 @@ class ControlNetModel(UNetEncoder):
         return hint
 
     def scaled(self, residuals: list[Tensor], scale: Scale, dtype: paddle.dtype) -> list[Tensor]:
-        """Residuals as callers get them: weighted, pooled over the picture if the model wants that, channels first."""
+        """Residuals as callers get them: weighted, channels first, pooled over the picture if the model wants it."""
         scales = [float(scale)] * len(residuals) if isinstance(scale, int | float) else list(scale)
         if len(scales) != len(residuals):
-            raise ValueError(
-                f"{len(scales)} conditioning scales for {len(residuals)} residuals; give one number or one each"
-            )
+            raise ValueError(f"{len(scales)} scales for {len(residuals)} residuals; give one number or one each")
         if self.config.global_pool_conditions:
             residuals = [x.mean(axis=[1, 2], keepdim=True) for x in residuals]
         return [channels_first(x * s, dtype) for x, s in zip(residuals, scales, strict=True)]
@@ -145,8 +143,8 @@ class MultiControlNet(nn.Layer):
         """As `ControlNetModel`, with one picture and one scale for each net."""
         if not len(self.nets) == len(controlnet_cond) == len(conditioning_scale):
             raise ValueError(
-                f"{len(self.nets)} ControlNets got {len(controlnet_cond)} pictures and {len(conditioning_scale)} scales; "
-                "give one of each for every net"
+                f"{len(self.nets)} ControlNets got {len(controlnet_cond)} pictures "
+                f"and {len(conditioning_scale)} scales; give one of each for every net"
             )
         answers = [
             net(sample, timestep, encoder_hidden_states, picture, scale, added_cond_kwargs)

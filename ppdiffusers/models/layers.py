@@ -1,8 +1,8 @@
 """The leaves and blocks that the UNet, the VAE, the ControlNet and the text encoders are made of.
 
 Everything here is channels-last: B batch, Y X height and width, C channels, L tokens. Parameter names and shapes are
-diffusers', with Paddle's Linear weights (in, out). A leaf may be *packed* for inference: its weight then lives only in the
-layout of a fast kernel.
+diffusers', with Paddle's Linear weights (in, out). A leaf may be *packed* for inference: its weight then lives only in
+the layout of a fast kernel.
 """
 
 import math
@@ -82,7 +82,7 @@ class Linear(PackedLeaf, nn.Linear):
 
 
 class Conv2D(PackedLeaf, nn.Conv2D):
-    """Convolution over (B, Y, X, C); the weight is (out, in, kh, kw), `padding` a number or (top, bottom, left, right)."""
+    """Convolution over (B, Y, X, C); weight (out, in, kh, kw); `padding` a number or (top, bottom, left, right)."""
 
     PACK = staticmethod(kernels.pack_conv2d)
 

@@ -46,7 +46,7 @@ class DecoderOutput(Output):
 
 @dataclass(frozen=True, eq=False)
 class CLIPTextOutput(Output):
-    """Text features (B, L, D) after the final norm, (B, D) at the end token, and what every layer gave before that norm."""
+    """Text features (B, L, D) after the final norm, (B, D) at the end token, and every layer's before that norm."""
 
     last_hidden_state: Tensor
     pooler_output: Tensor

@@ -1,7 +1,8 @@
 """The denoising network of Stable Diffusion 1, 2, XL and the XL refiner.
 
-Inside, feature maps are (B, Y, X, C) and `text` is (B, L, K); the public call takes and returns (B, C, Y, X) as diffusers
-does. Sides that are not a multiple of the network's scale are fine: the way up resizes to what the way down kept.
+Inside, feature maps are (B, Y, X, C) and `text` is (B, L, K); the public call takes and returns (B, C, Y, X) as
+diffusers does. Sides that are not a multiple of the network's scale are fine: the way up resizes to what the way down
+kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -110,6 +111,12 @@ def attention(config: EncoderConfig, level: int, depth: int) -> SpatialTransform
     return SpatialTransformer(width, heads, depth, config.cross_attention_dim, config.norm_num_groups, projection)
 
 
+def times(timestep: Timestep, batch: int) -> Tensor:
+    """One time for each sample: (B,) fp32."""
+    t = timestep if isinstance(timestep, Tensor) else paddle.to_tensor(float(timestep))
+    return t.astype("float32").reshape([-1]).expand([batch])
+
+
 class UNetEncoder(Pretrained):
     """What a UNet and its ControlNets share: the embedding of time and size, the way down, the middle."""
 
@@ -129,8 +136,7 @@ class UNetEncoder(Pretrained):
         self, timestep: Timestep, batch: int, added: Mapping[str, Tensor] | None, guidance: Tensor | None = None
     ) -> Tensor:
         """(B, E): the time, and for XL what the picture shows and how big it is; SiLU done, for all blocks at once."""
-        t = paddle.to_tensor(timestep).reshape([-1]).expand([batch])
-        wave = sinusoid(t, self.config.block_out_channels[0]).astype(self.dtype)
+        wave = sinusoid(times(timestep, batch), self.config.block_out_channels[0]).astype(self.dtype)
         if guidance is not None:
             wave = wave + self.time_embedding.cond_proj(guidance.astype(self.dtype))
         emb = self.time_embedding(wave)

@@ -1,8 +1,8 @@
-"""Tiny random models of every family, run by diffusers and transformers: inputs and outputs for tests/ppdiffusers/models.
+"""Tiny random models of every family, run by diffusers and transformers: goldens for tests/ppdiffusers/models.
 
 Run with an interpreter that has torch, diffusers and transformers, from a folder outside this repository:
     python <repository>/tools/goldens/models.py [name ...]
-Each family gives tests/goldens/models_<name>.npz: the library's own config (JSON), the names and shapes of its parameters
+Each family gives tests/goldens/models_<name>.npz: the library's own config and the names and shapes of its parameters
 (JSON), inputs `in_*` and outputs `out_*`. Weights are computed from their names, see random_weights.py.
 """
 
@@ -176,7 +176,7 @@ def clip(name: str, kind: type, **config: Any) -> None:
     built = kind(made)
     prefix = "text_model."
     model, keys = prepare(built, lambda k: k if k.startswith((prefix, "text_projection")) else prefix + k)
-    ids = torch.tensor([[97, 5, 6, 98] + [98] * 8, [97] + list(range(10, 20)) + [98]])
+    ids = torch.tensor([[97, 5, 6, 98] + [98] * 8, [97, *range(10, 20), 98]])
     with torch.no_grad():
         out = model(ids, output_hidden_states=True)
     outs = {f"out_hidden_{i}": h for i, h in enumerate(out.hidden_states)} | {"out_last": out.last_hidden_state}

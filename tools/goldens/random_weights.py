@@ -10,10 +10,11 @@ import numpy as np
 
 
 def random_weight(key: str, shape: Sequence[int]) -> np.ndarray:
-    """The parameter `key` in torch's layout, float32: matrices keep the scale of what goes through, norms are near 1."""
+    """The parameter `key` in torch's layout, float32: matrices keep the scale of their input, norms are near 1."""
     noise = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(tuple(shape))
     if len(shape) > 1:
-        spread = 0.05 if "embedding" in key and len(shape) == 2 and "linear" not in key else np.prod(shape[1:]) ** -0.5
+        table = key.endswith(("token_embedding.weight", "position_embedding.weight"))
+        spread = 0.05 if table else np.prod(shape[1:]) ** -0.5
         return (noise * spread).astype(np.float32)
     return ((1.0 if key.endswith("weight") else 0.0) + 0.1 * noise).astype(np.float32)
 

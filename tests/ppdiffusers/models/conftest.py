@@ -76,6 +76,11 @@ def error(ours: Any, theirs: np.ndarray) -> float:
     return float(np.abs(ours.astype(np.float64) - theirs).max() / np.abs(theirs).max())
 
 
+def noise(*shape: int, name: str = "noise") -> paddle.Tensor:
+    """Standard normal numbers, the same in every run."""
+    return paddle.to_tensor(random_direction(name, shape).astype("float32"))
+
+
 @pytest.fixture
 def golden():
     return Golden
