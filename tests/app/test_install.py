@@ -1,5 +1,6 @@
 """launch.py's decisions, without a network: what is installed when, for which CUDA, and what is said when it fails."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -313,3 +314,22 @@ def test_launching_imports_the_standard_library_only():
         [sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "['app']"
+
+
+def test_a_gpu_installation_never_holds_both_builds_of_paddle(tmp_path, monkeypatch):
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(install, "_pip", lambda venv, *words, tell: asked.append(words))
+    metadata = subprocess.CompletedProcess([], 0, stdout=json.dumps(DECLARED))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: metadata)
+    install._install(tmp_path, Venv(tmp_path / ".venv"), "cu129", ["dev"], quiet)
+    assert asked == [
+        ("install", "--no-deps", "--editable", str(tmp_path)),
+        ("uninstall", "--yes", "paddlepaddle"),
+        ("install", "numpy>=1.26", "pytest>=8"),
+        (
+            "install",
+            "paddlepaddle-gpu<3.4,>=3.3",
+            "--index-url",
+            "https://www.paddlepaddle.org.cn/packages/stable/cu129/",
+        ),
+    ]
