@@ -186,5 +186,7 @@ class Decomposed:
         others = [i for i in range(weight.ndim) if i != axis]
         norm = (moved * moved).sum(axis=others, keepdim=True).sqrt()
         if self.magnitude.size != weight.shape[axis]:
-            raise ValueError(f"{self.magnitude.size} DoRA magnitudes do not fit a weight of shape {tuple(weight.shape)}")
+            raise ValueError(
+                f"{self.magnitude.size} DoRA magnitudes do not fit a weight of shape {tuple(weight.shape)}"
+            )
         return moved * (_float(self.magnitude).reshape(norm.shape) / norm.clip(min=1e-12)) - weight

@@ -17,7 +17,12 @@ from ppdiffusers.weights.file import TensorFile, open_tensors
 from ppdiffusers.weights.lora_keys import group_keys, spelling_table
 from ppdiffusers.weights.names import unet_ldm_names
 
-FAMILIES = {768: "SD 1.5", 1024: "SD 2", 2048: "SDXL", 1280: "SDXL refiner"}  # by the width of the text that cross attention reads
+FAMILIES = {
+    768: "SD 1.5",
+    1024: "SD 2",
+    2048: "SDXL",
+    1280: "SDXL refiner",
+}  # by the width of the text that cross attention reads
 _OTHER_MODELS = (
     ("double_blocks", "FLUX"),
     ("single_transformer_blocks", "FLUX"),
@@ -162,7 +167,8 @@ def _deltas_of(leaves: Mapping[str, str], file: TensorFile) -> dict[str, Delta]:
         found["weight"] = Hadamard(*factors, maybe("hada_t1"), maybe("hada_t2"), alpha)
     elif any(leaf.startswith("lokr_w1") for leaf in leaves) and any(leaf.startswith("lokr_w2") for leaf in leaves):
         factor = {
-            i: get(f"lokr_w{i}") if f"lokr_w{i}" in leaves else (get(f"lokr_w{i}_a"), get(f"lokr_w{i}_b")) for i in (1, 2)
+            i: get(f"lokr_w{i}") if f"lokr_w{i}" in leaves else (get(f"lokr_w{i}_a"), get(f"lokr_w{i}_b"))
+            for i in (1, 2)
         }
         found["weight"] = Kronecker(factor[1], factor[2], maybe("lokr_t2"), alpha)
     elif {"weight", "on_input"} <= leaves.keys():
@@ -172,7 +178,9 @@ def _deltas_of(leaves: Mapping[str, str], file: TensorFile) -> dict[str, Delta]:
     if "weight" in found and (magnitude := maybe("magnitude")) is not None:
         found["weight"] = Decomposed(found["weight"], magnitude, on_input=False)
     elif "weight" in found and (scale := maybe("dora_scale")) is not None:
-        found["weight"] = Decomposed(found["weight"], scale, on_input=scale.ndim > 1 and scale.shape[0] == 1 != scale.shape[1])
+        found["weight"] = Decomposed(
+            found["weight"], scale, on_input=scale.ndim > 1 and scale.shape[0] == 1 != scale.shape[1]
+        )
     if "diff_b" in leaves or "b_norm" in leaves:
         found["bias"] = Full(get("diff_b" if "diff_b" in leaves else "b_norm"))
     return found
@@ -185,9 +193,7 @@ def torch_weight(layer: nn.Layer, leaf: str) -> Tensor:
     return weight.T if leaf == "weight" and isinstance(layer, nn.Linear) else weight
 
 
-def _check_shapes(
-    file: LoraFile, deltas: Mapping[str, Mapping[str, Delta]], models: Mapping[str, nn.Layer]
-) -> None:
+def _check_shapes(file: LoraFile, deltas: Mapping[str, Mapping[str, Delta]], models: Mapping[str, nn.Layer]) -> None:
     for part, name, delta in _each(deltas):
         layer, leaf = find_layer(models[part], name)
         shape = _torch_shape(layer, leaf)
@@ -226,7 +232,9 @@ def _verdict(file: LoraFile, deltas: Mapping[str, Mapping[str, Delta]], unused: 
     all_deltas = [delta for _, _, delta in _each(deltas)]
     kinds = Counter(delta.kind for delta in all_deltas)
     kind = kinds.most_common(1)[0][0]
-    if kind == "LoRA" and any(isinstance(d, LowRank) and d.down.ndim == 4 and max(d.down.shape[2:]) > 1 for d in all_deltas):
+    if kind == "LoRA" and any(
+        isinstance(d, LowRank) and d.down.ndim == 4 and max(d.down.shape[2:]) > 1 for d in all_deltas
+    ):
         kind = "LoCon"
     ranks = sorted({delta.rank for delta in all_deltas if delta.rank})
     rank = f", rank {ranks[0] if len(ranks) == 1 else f'{ranks[0]} to {ranks[-1]}'}" if ranks else ""

@@ -75,6 +75,8 @@ def _unet_spellings(module: str, ldm: str | None) -> Iterator[str]:
 
 
 def _text_spellings(module: str, index: int, alone: bool) -> Iterator[str]:
+    if module.startswith("text_model."):  # transformers 5 leaves the prefix out
+        yield from _text_spellings(module.removeprefix("text_model."), index, alone)
     flat, dotted = module.replace(".", "_"), "text_encoder" if index == 0 else f"text_encoder_{index + 1}"
     yield f"lora_te{index + 1}_{flat}"
     if alone or index == 0:
@@ -87,9 +89,7 @@ def _text_spellings(module: str, index: int, alone: bool) -> Iterator[str]:
         yield f"{dotted}.{head}.{_PROCESSOR_TEXT[leaf]}"
 
 
-def spelling_table(
-    models: Mapping[str, nn.Layer], ldm_name: Callable[[str], str] | None
-) -> dict[str, tuple[str, str]]:
+def spelling_table(models: Mapping[str, nn.Layer], ldm_name: Callable[[str], str] | None) -> dict[str, tuple[str, str]]:
     """{spelling: (part, module)} for every layer with a weight of the parts "unet", "text_encoder", "text_encoder_2".
 
     `ldm_name` gives the LDM spelling of a UNet module and raises KeyError where there is none.

@@ -1,0 +1,102 @@
+"""One UNet step of Stable Diffusion 1.5 beside PyTorch and OpenVINO: seconds, peak memory, error to float32, in one run.
+
+    python benchmarks/unet_step.py [--family sd15|sdxl] [--size 64] [--batch 2] [--runs 3] [--only ours-bf16,torch-fp32]
+
+Every engine runs the same random weights and inputs in a process of its own, one after the other. Peers need an interpreter with torch,
+diffusers and openvino: name it in MIXSTUDIO_REFERENCE_PYTHON. Results are appended to benchmarks/data/unet_step.csv.
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+ENGINES = ("torch-fp32", "torch-bf16", "openvino-f32", "openvino-bf16", "ours-fp32", "ours-bf16")
+COLUMNS = ("date", "family", "latent", "batch", "threads", "engine", "seconds", "peak_mb", "relative_error")
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The threads for every runtime; peers must not see our packages."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return env | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+def run(engine: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """One engine in its own process; returns its figures."""
+    name, _, dtype = engine.partition("-")
+    command = [str(HERE / "peers" / f"{name}_unet.py"), str(folder), dtype, str(args.runs), str(args.threads)]
+    env = environment(args.threads)
+    if name == "ours":
+        env["PYTHONPATH"] = str(HERE.parent)
+        command.insert(0, sys.executable)
+    else:
+        command.insert(0, os.environ["MIXSTUDIO_REFERENCE_PYTHON"])
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder)
+    if done.returncode:
+        raise RuntimeError(f"{engine} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    """Make the weights, run the engines, print and keep a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", default="sd15", choices=("sd15", "sdxl"))
+    parser.add_argument("--size", type=int, default=64, help="latent side")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", default=",".join(ENGINES))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        make = [
+            os.environ["MIXSTUDIO_REFERENCE_PYTHON"],
+            str(HERE / "peers" / "make_unet.py"),
+            str(folder),
+            args.family,
+            str(args.size),
+            str(args.batch),
+        ]
+        subprocess.run(make, check=True, env=environment(args.threads), cwd=folder)
+        rows, truth = [], None
+        for engine in args.only.split(","):
+            result = run(engine, folder, args)
+            output = np.load(folder / "output.npy")
+            truth = output if truth is None else truth
+            error = float(np.linalg.norm(output - truth) / np.linalg.norm(truth))
+            seconds = float(np.median(result["seconds"]))
+            rows.append(
+                (
+                    datetime.date.today().isoformat(),
+                    args.family,
+                    args.size,
+                    args.batch,
+                    args.threads,
+                    engine,
+                    f"{seconds:.3f}",
+                    f"{result['peak_mb']:.0f}",
+                    f"{error:.2e}",
+                )
+            )
+            sys.stdout.write(
+                f"{engine:<14} {seconds:7.2f} s   peak {result['peak_mb']:7.0f} MB   error to {args.only.split(',')[0]} {error:.1e}\n"
+            )
+            sys.stdout.flush()
+    path = HERE / "data" / "unet_step.csv"
+    path.parent.mkdir(exist_ok=True)
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([COLUMNS, *rows] if fresh else rows)
+
+
+if __name__ == "__main__":
+    main()
