@@ -81,34 +81,31 @@ CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
 MID_BLOCKS = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
 
+_OFF = (
+    "center_input_sample",
+    "only_cross_attention",
+    "dual_cross_attention",
+    "resnet_skip_time_act",
+    "class_embeddings_concat",
+)
+_ABSENT = ("encoder_hid_dim", "encoder_hid_dim_type", "num_attention_heads", "class_embed_type", "num_class_embeds")
+_ABSENT += ("time_embedding_dim", "time_embedding_act_fn", "timestep_post_act", "cross_attention_norm")
 _UNET_FIXED: dict[str, tuple[Any, ...]] = {
-    "center_input_sample": (False,),
+    **dict.fromkeys(_OFF, (False,)),
+    **dict.fromkeys(_ABSENT, (None,)),
     "flip_sin_to_cos": (True,),
     "freq_shift": (0,),
     "downsample_padding": (1,),
     "mid_block_scale_factor": (1,),
     "dropout": (0.0,),
     "act_fn": ("silu", "swish"),
-    "only_cross_attention": (False,),
-    "encoder_hid_dim": (None,),
-    "encoder_hid_dim_type": (None,),
-    "num_attention_heads": (None,),
-    "dual_cross_attention": (False,),
-    "class_embed_type": (None,),
-    "num_class_embeds": (None,),
     "resnet_time_scale_shift": ("default",),
-    "resnet_skip_time_act": (False,),
     "resnet_out_scale_factor": (1.0,),
     "time_embedding_type": ("positional",),
-    "time_embedding_dim": (None,),
-    "time_embedding_act_fn": (None,),
-    "timestep_post_act": (None,),
     "conv_in_kernel": (3,),
     "conv_out_kernel": (3,),
     "attention_type": ("default",),
-    "class_embeddings_concat": (False,),
     "mid_block_only_cross_attention": (None, False),
-    "cross_attention_norm": (None,),
 }
 
 
@@ -433,17 +430,14 @@ SDXL = Preset(
     text_encoder_2=BIG_G,
 )
 SDXL_REFINER = Preset(
-    unet=UNetConfig(
-        sample_size=128,
+    unet=replace(
+        SDXL.unet,
         block_out_channels=(384, 768, 1536, 1536),
         down_block_types=(PLAIN_DOWN, CROSS_DOWN, CROSS_DOWN, PLAIN_DOWN),
         up_block_types=(PLAIN_UP, CROSS_UP, CROSS_UP, PLAIN_UP),
         transformer_layers_per_block=4,
         attention_head_dim=(6, 12, 24, 24),
         cross_attention_dim=1280,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=2560,
     ),
     vae=VAE_XL,

@@ -1,6 +1,7 @@
 """ControlNet: a copy of the UNet's way down that reads a control picture and gives residuals for the UNet's skips."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -123,6 +124,10 @@ class ControlNetModel(UNetEncoder):
         return [channels_first(x * s, dtype) for x, s in zip(residuals, scales, strict=True)]
 
 
+def total(residuals: Sequence[Tensor]) -> Tensor:
+    return reduce(Tensor.__add__, residuals)
+
+
 class MultiControlNet(nn.Layer):
     """Several ControlNets at once: their residuals are summed."""
 
@@ -150,7 +155,6 @@ class MultiControlNet(nn.Layer):
             net(sample, timestep, encoder_hidden_states, picture, scale, added_cond_kwargs)
             for net, picture, scale in zip(self.nets, controlnet_cond, conditioning_scale, strict=True)
         ]
-        down = tuple(sum(same[1:], same[0]) for same in zip(*(a.down_block_res_samples for a in answers), strict=True))
-        mids = [a.mid_block_res_sample for a in answers]
-        mid = sum(mids[1:], mids[0])
+        down = tuple(total(same) for same in zip(*(a.down_block_res_samples for a in answers), strict=True))
+        mid = total([a.mid_block_res_sample for a in answers])
         return ControlNetOutput(down, mid) if return_dict else (down, mid)

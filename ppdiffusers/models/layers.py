@@ -53,7 +53,7 @@ class PackedLeaf(nn.Layer):
         if self.packed is None:
             cast(Tensor, self.weight).set_value(weight.astype(cast(Tensor, self.weight).dtype))
         else:
-            self.packed = type(self).PACK(weight.astype(self.packed.dtype))
+            self.packed = type(self).PACK(weight.astype(cast(Any, self.packed.dtype)))
 
     def kernel_weight(self) -> Tensor | Packed:
         return cast(Tensor, self.weight) if self.packed is None else self.packed

@@ -6,7 +6,7 @@ kept.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import paddle
 from paddle import Tensor, nn
@@ -128,7 +128,7 @@ class UNetEncoder(Pretrained):
         self.conv_in = Conv2D(config.in_channels, width)
         self.time_embedding = TimestepEmbedding(width, emb, getattr(config, "time_cond_proj_dim", None))
         if config.addition_embed_type:
-            self.add_embedding = TimestepEmbedding(config.projection_class_embeddings_input_dim, emb)
+            self.add_embedding = TimestepEmbedding(cast(int, config.projection_class_embeddings_input_dim), emb)
         self.down_blocks = nn.LayerList([DownBlock(config, i) for i in range(len(config.block_out_channels))])
         self.mid_block = MidBlock(config)
 
@@ -151,7 +151,7 @@ class UNetEncoder(Pretrained):
                 f"this model needs added_cond_kwargs with text_embeds and time_ids, it got {sorted(added)}"
             )
         ids = added["time_ids"]
-        sizes = sinusoid(ids.flatten(), self.config.addition_time_embed_dim).reshape([ids.shape[0], -1])
+        sizes = sinusoid(ids.flatten(), cast(int, self.config.addition_time_embed_dim)).reshape([ids.shape[0], -1])
         features = paddle.concat([added["text_embeds"].astype(self.dtype), sizes.astype(self.dtype)], axis=-1)
         if features.shape[-1] != self.config.projection_class_embeddings_input_dim:
             raise ValueError(

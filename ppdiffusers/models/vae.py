@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import paddle
 from paddle import Tensor, nn
@@ -204,7 +204,8 @@ class AutoencoderKL(Pretrained):
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussian]:
         """The posterior over latents of pictures (B, 3, Y, X) in [-1, 1], one picture after the other."""
-        return self._posterior(paddle.concat([self._moments(one) for one in x.split(x.shape[0])]), return_dict)
+        posterior = DiagonalGaussian(paddle.concat([self._moments(one) for one in x.split(x.shape[0])]))
+        return AutoencoderKLOutput(posterior) if return_dict else (posterior,)
 
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Pictures (B, 3, 8Y, 8X) of unscaled latents (B, 4, Y, X), one picture after the other."""
@@ -213,18 +214,18 @@ class AutoencoderKL(Pretrained):
 
     def forward(self, sample: Tensor, noise: Tensor | None = None) -> DecoderOutput:
         """Encode and decode; with `noise` the latent is drawn, without it is the mean."""
-        posterior = self._posterior(self._moments(sample), True)[0]
+        posterior = DiagonalGaussian(self._moments(sample))
         return DecoderOutput(self._picture(posterior.mode() if noise is None else posterior.sample(noise)))
 
     def encode_tiled(self, x: Tensor, tile: int | None = None, overlap: float = 0.25) -> AutoencoderKLOutput:
         """As `encode`, in tiles of `tile` picture pixels (default: the size the model was made for)."""
         *_, last = self.encode_tiles(x, tile, overlap)
-        return self._posterior(last.result, True)
+        return AutoencoderKLOutput(DiagonalGaussian(cast(Tensor, last.result)))
 
     def decode_tiled(self, z: Tensor, tile: int | None = None, overlap: float = 0.25) -> DecoderOutput:
         """As `decode`, in tiles of `tile` latent pixels; memory depends on the tile, not on the picture."""
         *_, last = self.decode_tiles(z, tile, overlap)
-        return DecoderOutput(last.result)
+        return DecoderOutput(cast(Tensor, last.result))
 
     def encode_tiles(self, x: Tensor, tile: int | None = None, overlap: float = 0.25) -> Iterator[Tile]:
         """Tile by tile; the last `Tile` carries the moments (B, 2 * latent, Y/8, X/8), mean first."""
@@ -248,8 +249,3 @@ class AutoencoderKL(Pretrained):
 
     def _picture(self, z: Tensor) -> Tensor:
         return channels_first(self.decoder(self.post_quant_conv(channels_last(z, self.dtype))), z.dtype)
-
-    @staticmethod
-    def _posterior(moments: Tensor, return_dict: bool) -> AutoencoderKLOutput | tuple[DiagonalGaussian]:
-        posterior = DiagonalGaussian(moments)
-        return AutoencoderKLOutput(posterior) if return_dict else (posterior,)
