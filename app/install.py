@@ -25,6 +25,10 @@ NEEDED_GB = {"cpu": 2, "gpu": 8}  # unpacked wheels and pip's copies of them whi
 CUDA_BUILDS = (((11, 8), "cu118"), ((12, 6), "cu126"), ((12, 9), "cu129"), ((13, 0), "cu130"))
 PADDLE_INDEX = "https://www.paddlepaddle.org.cn/packages/stable/{build}/"
 
+# What a waiting user wants to see of pip's talk, and of the kernel builder's ("attention: ready").
+PIP_NEWS = r"\s*(Downloading|Installing|Building|Uninstalling) "
+BUILD_NEWS = r"[a-z0-9_]+: "
+
 Say = Callable[[str], None]
 
 
@@ -158,17 +162,18 @@ def requirements(declared: Sequence[str], extras: Sequence[str], gpu: bool) -> l
     return wanted
 
 
-def _stream(command: Sequence[str], tell: Say) -> tuple[int, str]:
-    """Run a command, passing on what a waiting user wants to see; the exit code and all it said."""
+def _stream(command: Sequence[str], tell: Say, shown: str = PIP_NEWS, cwd: Path | None = None) -> tuple[int, str]:
+    """Run a command, passing on the lines that match `shown`; the exit code and all it said, errors among it."""
     said: list[str] = []
+    pipe, fold = subprocess.PIPE, subprocess.STDOUT
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
+        command, stdout=pipe, stderr=fold, text=True, encoding="utf-8", errors="replace", cwd=cwd
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             said.append(line)
-            if re.match(r"\s*(Downloading|Installing|Building|Uninstalling) ", line):
-                tell(f"      {line.strip()[:110]}")
+            if re.match(shown, line):
+                tell(f"      {line.strip()[:160]}")
     return process.returncode, "".join(said)
 
 
@@ -215,12 +220,10 @@ def _install(root: Path, venv: Venv, device: str, extras: Sequence[str], tell: S
 
 def _build_kernels(root: Path, venv: Venv, tell: Say) -> None:
     """Compile the kernels where that is possible; where not, say so and go on."""
-    done = subprocess.run(
-        [str(venv.python), "-m", "kernels.build"], cwd=root, capture_output=True, text=True, errors="replace"
-    )
-    for line in done.stdout.splitlines():
-        tell(f"      {line[:110]}")
-    if done.returncode:
+    code, said = _stream([str(venv.python), "-m", "kernels.build"], tell, BUILD_NEWS, cwd=root)
+    if code:
+        if not re.search(f"^{BUILD_NEWS}", said, re.M):  # it did not even start
+            tell(f"      {' / '.join(said.strip().splitlines()[-1:])[:300]}")
         tell(
             "      Without these kernels everything works, in plain Paddle; on a CPU, attention, convolutions and\n"
             "      large matrix products take 2 to 10 times as long. `python launch.py doctor` says what is missing."

