@@ -30,9 +30,10 @@ class When:
 
 @dataclass(frozen=True)
 class Network:
-    """One tag of a prompt; `te` and `unet` are weights for the text encoders and the UNet, usually one entry each.
+    """One tag of a prompt; `te` and `unet` are weights for text encoders and UNet, usually one entry each.
 
-    `args` are the arguments as written, without the name, so that a notice can repeat them.
+    `blocks` are weights for the UNet's blocks as the LoRA Block Weight extension has them (`lbw=1,0,0.5,...`),
+    `ignored` named arguments without a meaning here, for a notice; `args` all arguments as written, without the name.
     """
 
     kind: str
@@ -40,6 +41,8 @@ class Network:
     te: tuple[When, ...] = (When(1.0),)
     unet: tuple[When, ...] = (When(1.0),)
     dyn: int | None = None
+    blocks: tuple[float, ...] | None = None
+    ignored: tuple[str, ...] = ()
     args: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -62,8 +65,9 @@ def extract_networks(text: str) -> tuple[str, list[Network]]:
     """The text without its tags, and the networks they name, in order.
 
     Forms: `<lora:name>`, `<lora:name:both>`, `<lora:name:te:unet:dyn>`, `<lora:name:te=0.5:unet=0.8>`, where `unet` is
-    `te` unless given and a weight may be a schedule, `0@0,1@10` in steps or `0.2@0,1@0.5` in parts of the pass; `lyco`
-    and `hypernet` likewise. A tag that means none of these stays in the text; `leftover_tags` finds it for a notice.
+    `te` unless given and a weight may be a schedule, `0@0,1@10` in steps or `0.2@0,1@0.5` in parts of the pass;
+    `lbw=1,0,...` weighs blocks; `lyco` and `hypernet` likewise. A tag that means none of these stays in the text, where
+    `leftover_tags` finds it for a notice.
     """
     networks: list[Network] = []
 
@@ -91,10 +95,19 @@ def _network(kind: str, body: str) -> Network | None:
     te = _weight(words.get("te", "1"))
     unet = _weight(words["unet"]) if "unet" in words else te
     dyn = words.get("dyn", "0")
-    known = len(plain) <= len(ARGUMENTS) and named.keys() <= set(ARGUMENTS) and re.fullmatch("[0-9]{1,6}", dyn)
-    if not name or te is None or unet is None or not known:
+    sound = len(plain) <= len(ARGUMENTS) and re.fullmatch("[0-9]{1,6}", dyn)
+    if not name or te is None or unet is None or not sound:
         return None
-    return Network(kind, name, te, unet, int(dyn) or None, tuple(args))
+    blocks = _blocks(words.pop("lbw", ""))
+    known = {*ARGUMENTS, *(["lbw"] if blocks else [])}
+    ignored = tuple(f"{key}={value}" for key, value in named.items() if key not in known)
+    return Network(kind, name, te, unet, int(dyn) or None, blocks, ignored, tuple(args))
+
+
+def _blocks(text: str) -> tuple[float, ...] | None:
+    """Weights of blocks; None for the extension's names of presets, which live in a file of the user's."""
+    numbers = [number.strip() for number in text.split(",")]
+    return tuple(float(number) for number in numbers) if all(map(_NUMBER.fullmatch, numbers)) else None
 
 
 def _weight(text: str) -> tuple[When, ...] | None:

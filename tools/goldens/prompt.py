@@ -172,6 +172,24 @@ def encode() -> None:
     np.savez_compressed(OUT / "prompt_encode.npz", prompts=PROMPTS, **{k: v.numpy() for k, v in made.items()})
 
 
+def embeddings() -> None:
+    """Textual inversions as the WebUI, the original script and diffusers pickle them: 2 vectors of width 4."""
+    vectors = torch.arange(8, dtype=torch.float32).reshape(2, 4)
+    token = {"*": torch.tensor(265)}
+    plain = {
+        "string_to_token": token,
+        "string_to_param": {"*": vectors.clone().requires_grad_()},
+        "name": "x",
+        "step": 9,
+    }
+    held = {"string_to_token": token, "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(vectors)})}
+    torch.save(plain, OUT / "prompt_embedding_webui.pt", _use_new_zipfile_serialization=False)
+    torch.save(held, OUT / "prompt_embedding_held.pt")
+    torch.save({"<cat-toy>": vectors[1].half()}, OUT / "prompt_embedding_diffusers.bin")
+
+
+PARTS = {"tokens": tokens, "encode": encode, "embeddings": embeddings}
+
 if __name__ == "__main__":
-    for part in sys.argv[1:] or ("tokens", "encode"):
-        {"tokens": tokens, "encode": encode}[part]()
+    for part in sys.argv[1:] or PARTS:
+        PARTS[part]()

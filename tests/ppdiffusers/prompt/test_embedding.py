@@ -29,6 +29,22 @@ def test_webui_safetensors(tmp_path: Path) -> None:
     np.testing.assert_array_equal(embedding.vectors[0], vectors(8, 768))
 
 
+GOLDENS = Path(__file__).parents[2] / "goldens"
+
+
+@pytest.mark.parametrize("name", ["prompt_embedding_webui", "prompt_embedding_held"])
+def test_pickles_of_trainers(name: str) -> None:
+    embedding = fit(read_embedding(GOLDENS / f"{name}.pt"), {"clip_l": 4})
+    assert embedding.names == (name,)
+    np.testing.assert_array_equal(embedding.vectors[0], vectors(2, 4))
+
+
+def test_pickle_of_diffusers() -> None:
+    embedding = fit(read_embedding(GOLDENS / "prompt_embedding_diffusers.bin"), {"clip_l": 4})
+    assert embedding.names == ("prompt_embedding_diffusers", "<cat-toy>")
+    np.testing.assert_array_equal(embedding.vectors[0], vectors(2, 4)[1:])
+
+
 def test_diffusers_file_has_two_names_and_may_be_one_vector(tmp_path: Path) -> None:
     file = read_embedding(saved(tmp_path, "learned_embeds", **{"<my-cat>": vectors(1, 1024)[0]}))
     embedding = fit(file, SD2)

@@ -57,7 +57,7 @@ def test_tag(tag: str) -> None:
 
 
 MALFORMED = """
-<lora:> <lora> <lora:a:heavy> <lora:a:> <lora:a:1:2:3:4> <lora:a:size=3> <lora:a:1:1:2.5> <style:a> <lora:a:nan> <lora:a
+<lora:> <lora> <lora:a:heavy> <lora:a:> <lora:a:1:2:3:4> <lora:a:1:1:2.5> <style:a> <lora:a:nan> <lora:a
 <lora:a:1@>5> <lora:a:1@x> <lora:a:1,2>
 """
 
@@ -65,6 +65,12 @@ MALFORMED = """
 @pytest.mark.parametrize("tag", [*MALFORMED.split(), "<lora:a\nb>"])
 def test_malformed_tags_are_text(tag: str) -> None:
     assert extract_networks(f"a {tag} fox") == (f"a {tag} fox", [])
+
+
+def test_weights_of_blocks_and_arguments_nobody_knows() -> None:
+    _, (blocks, preset) = extract_networks("<lora:a:0.8:lbw=1, 0,.5:size=3><lora:b:1:lbw=OUTALL>")
+    assert (blocks.te_weight, blocks.blocks, blocks.ignored) == (0.8, (1.0, 0.0, 0.5), ("size=3",))
+    assert (preset.te_weight, preset.blocks, preset.ignored) == (1.0, None, ("lbw=OUTALL",))
 
 
 def test_left_over_tags_can_be_told() -> None:
