@@ -26,7 +26,7 @@ Sampler = Callable[..., "Iterator[Step]"]
 
 @dataclass(frozen=True)
 class Step:
-    """A step that began at noise level `sigma`, took the picture for `x0` there (for previews), and left latents `x`."""
+    """A step that began at noise level `sigma`, took the picture for `x0` (for previews), and left latents `x`."""
 
     index: int
     sigma: float
@@ -102,7 +102,7 @@ def euler(
 def euler_ancestral(
     denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: float = 1.0, s_noise: float = 1.0
 ) -> Iterator[Step]:
-    """Euler steps with part of the noise renewed: DDIM with `eta` (Song et al. 2021), for eta 1 DDPM (Ho et al. 2020)."""
+    """Euler steps that renew part of the noise: DDIM with `eta` (Song et al. 2021), DDPM (Ho et al. 2020) for 1."""
     check_sigmas(sigmas)
     for i, (sigma, after) in enumerate(pairwise(sigmas)):
         x0 = denoise(x, sigma)

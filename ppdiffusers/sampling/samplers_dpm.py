@@ -13,7 +13,7 @@ import paddle
 from paddle import Tensor
 
 from ppdiffusers.sampling.noise import Noise
-from ppdiffusers.sampling.samplers import Denoise, Step, ancestral, check_sigmas, euler_to
+from ppdiffusers.sampling.samplers import Denoise, Step, ancestral, check_sigmas, euler, euler_to
 from ppdiffusers.sampling.samplers_multistep import positive_end
 
 
@@ -44,7 +44,7 @@ def dpmpp_sde(
     s_noise: float = 1.0,
     r: float = 0.5,
 ) -> Iterator[Step]:
-    """Stochastic DPM-Solver++(2S), its noise from a Brownian path over sigma; `r` places the second call in the step."""
+    """Stochastic DPM-Solver++(2S), its noise from a Brownian path in sigma; `r` places the second call."""
     check_sigmas(sigmas)
     draw = noise.brownian(positive_end(sigmas), sigmas[0])
 
@@ -189,7 +189,7 @@ def dpm_fast(
 
 @dataclass(frozen=True)
 class Tolerance:
-    """When the adaptive solver (DPM-Solver-12 or -23) accepts a step, and how it chooses the next (integral control)."""
+    """When the adaptive solver (DPM-Solver-12 or -23) accepts a step, and how it chooses the next."""
 
     relative: float = 0.05
     absolute: float = 0.0078
@@ -216,7 +216,11 @@ def dpm_adaptive(
     check_sigmas(sigmas)
     if order not in (2, 3):
         raise ValueError(f"adaptive DPM-Solver has orders 2 and 3, not {order}")
-    limit, low, h = tolerance or Tolerance(), positive_end(sigmas), (tolerance or Tolerance()).first
+    limit, low = tolerance or Tolerance(), positive_end(sigmas)
+    if low == sigmas[0]:  # one level above 0: there is nothing to adapt
+        yield from euler(denoise, x, sigmas, noise)
+        return
+    h = limit.first
     end, at, before, index = -math.log(low), -math.log(sigmas[0]), x, 0
     while at < end - 1e-5:
         sigma, until = math.exp(-at), min(end, at + h)

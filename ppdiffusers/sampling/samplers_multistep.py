@@ -13,7 +13,7 @@ import numpy as np
 from paddle import Tensor
 
 from ppdiffusers.sampling.noise import Noise
-from ppdiffusers.sampling.samplers import Denoise, Step, ancestral, check_sigmas, euler_to
+from ppdiffusers.sampling.samplers import Denoise, Step, check_sigmas, euler_to
 
 
 def weighted(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -93,7 +93,7 @@ def deis(
     noise: Noise,
     *,
     order: int = 3,
-    lower_order_final: bool = False,
+    lower_order_below: int = 0,
 ) -> Iterator[Step]:
     """Exponential integrator with polynomials in log sigma (Zhang & Chen 2022, "log-rho" tAB-DEIS); Euler down to 0."""
     check_sigmas(sigmas)
@@ -102,7 +102,8 @@ def deis(
     for i, (sigma, after) in enumerate(pairwise(sigmas)):
         x0 = denoise(x, sigma)
         slopes = [(x - x0) / sigma, *slopes[: order - 1]]
-        now = 1 if not after else min(len(slopes), steps - i) if lower_order_final else len(slopes)
+        now = min(len(slopes), steps - i) if steps < lower_order_below else len(slopes)
+        now = now if after else 1
         x = x + weighted(slopes[:now], log_weights(sigmas[i - now + 1 : i + 1][::-1], after))
         yield Step(i, sigma, x, x0)
 
@@ -136,7 +137,8 @@ def dpmpp_multistep(
     solver: str = "midpoint",
     eta: float = 0.0,
     s_noise: float = 1.0,
-    lower_order_final: bool = False,
+    lower_order_below: int = 0,
+    euler_last: bool = False,
     brownian: bool = True,
 ) -> Iterator[Step]:
     """DPM-Solver++ multistep (Lu et al. 2022b, algorithm 2), deterministic for eta 0, else its SDE form.
@@ -146,7 +148,8 @@ def dpmpp_multistep(
 
     Args:
         solver: how order 2 weights the difference, "midpoint" or "heun" (phi_2 instead of phi_1 / 2).
-        lower_order_final: use at most as many estimates as steps are left (for few steps).
+        lower_order_below: runs of fewer steps use at most as many estimates as steps are left (diffusers: 15).
+        euler_last: take the last step with one estimate.
         brownian: draw noise from a Brownian path over sigma instead of from the stream.
     """
     check_sigmas(sigmas)
@@ -163,7 +166,8 @@ def dpmpp_multistep(
         if not after:
             x = x0
         else:
-            now = min(len(seen), steps - i) if lower_order_final else len(seen)
+            now = min(len(seen), steps - i) if steps < lower_order_below else len(seen)
+            now = 1 if euler_last and i == steps - 1 else now
             levels = [-math.log(s) for s in sigmas[i - now + 1 : i + 2][::-1]]  # lambda: the next one first
             h = levels[0] - levels[1]
             own, weights = dpmpp_weights(levels, h * (1 + eta), solver)

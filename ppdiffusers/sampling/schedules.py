@@ -15,7 +15,7 @@ from ppdiffusers.sampling.model_schedule import Floats, ModelSchedule
 
 @dataclass(frozen=True)
 class Range:
-    """The noise levels a schedule spans and its exponent; None means the model's own end or the schedule's own exponent."""
+    """The ends of a schedule and its exponent; None means the model's own end or the schedule's own exponent."""
 
     low: float | None = None
     high: float | None = None
@@ -114,7 +114,7 @@ def beta(model: ModelSchedule, n: int, ends: Ends) -> Floats:
 
 
 def kl_optimal(model: ModelSchedule, n: int, ends: Ends) -> Floats:
-    """Equal steps in arctan sigma, best in KL for Gaussian data (Sabour et al. 2024, "Align your steps", theorem 3.1)."""
+    """Equal steps in arctan sigma, best for Gaussian data (Sabour et al. 2024, "Align your steps", theorem 3.1)."""
     return np.tan(np.linspace(math.atan(ends.high), math.atan(ends.low), n + 1)[:-1])
 
 
@@ -205,7 +205,7 @@ def start_at(sigmas: list[float], strength: float, convention: str = "webui") ->
 
 
 def full_steps(steps: int, strength: float) -> int:
-    """How many steps a whole schedule needs for image-to-image at `strength` to run about `steps` (WebUI "exact steps")."""
+    """How many steps the whole schedule needs for image-to-image to run about `steps` (WebUI "exact steps")."""
     if not 0 < strength <= 1:
         raise ValueError(f"denoising strength must be above 0 and at most 1, not {strength}")
     return int(steps / min(strength, 0.999))
