@@ -2,9 +2,10 @@
 
 from kernels.attention import attention, attention_decode, attention_varlen
 from kernels.choose import explain, use
-from kernels.glu import geglu, gelu, silu, swiglu
+from kernels.glu import geglu, gelu, gelu_tanh, quick_gelu, silu, swiglu
 from kernels.linear import conv2d, linear, pack_conv2d, pack_linear
 from kernels.loss import cross_entropy
+from kernels.memory import keep_freed_memory, release_freed_memory
 from kernels.norm import group_norm, group_norm_silu, layer_norm, rms_norm
 from kernels.optim import adamw_step
 from kernels.packed import Packed
@@ -21,15 +22,20 @@ __all__ = [
     "explain",
     "geglu",
     "gelu",
+    "gelu_tanh",
     "group_norm",
     "group_norm_silu",
     "layer_norm",
     "linear",
     "pack_conv2d",
     "pack_linear",
+    "quick_gelu",
+    "release_freed_memory",
     "rms_norm",
     "rope",
     "silu",
     "swiglu",
     "use",
 ]
+
+keep_freed_memory()

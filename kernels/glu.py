@@ -1,30 +1,49 @@
-"""Gated and plain activations."""
+"""Gated and plain activations.
 
-import paddle.nn.functional as F
+Call.options: (number of further arguments,).
+"""
+
 from paddle import Tensor
 
 from kernels import build, reference
-from kernels.choose import Call, Kernel, accept, choose, device_of, dtype_of, needs_grad, no, table
+from kernels.choose import Call, Kernel, accept, choose, device_of, dtype_of, needs_grad, table
+from kernels.native import gpu_refusal, refusal
 
 build.register(build.Extension("elementwise", kernels=("elementwise.cc",)))
 
-
-def _refuse(call: Call) -> str | None:
-    return no(
-        (call.device != "cpu", "needs the CPU"),
-        (call.dtype not in ("float32", "bfloat16"), f"no {call.dtype}"),
-        (call.grad, "no backward"),
-    ) or build.why_not("elementwise")
+SILU, GELU, GELU_TANH, QUICK_GELU = range(4)  # mix::Act
+_refuse = refusal("elementwise")
 
 
-def _silu_native(x: Tensor) -> Tensor:
-    return build.run("mix_silu", x)
+def _act(kind: int) -> Kernel:
+    return Kernel("native", lambda x: build.run("mix_act", x, kind), _refuse)
 
 
-table("geglu", Kernel("reference", reference.geglu, accept))
-table("swiglu", Kernel("reference", reference.swiglu, accept))
-table("silu", Kernel("native", _silu_native, _refuse), Kernel("reference", F.silu, accept))
-table("gelu", Kernel("reference", F.gelu, accept))
+def _geglu_native(x: Tensor) -> Tensor:
+    return build.run("mix_glu", x, GELU, False)
+
+
+def _swiglu_native(gate: Tensor, up: Tensor | None = None) -> Tensor:
+    return build.run("mix_glu", gate, SILU, True) if up is None else build.run("mix_glu_pair", gate, up, SILU)
+
+
+def _swiglu_paddle(gate: Tensor, up: Tensor | None = None) -> Tensor:
+    from paddle.incubate.nn.functional import swiglu as fused
+
+    return fused(gate, up)
+
+
+table("geglu", Kernel("native", _geglu_native, _refuse), Kernel("reference", reference.geglu, accept))
+table(
+    "swiglu",
+    Kernel("native", _swiglu_native, _refuse),
+    Kernel("paddle_gpu", _swiglu_paddle, gpu_refusal),
+    Kernel("reference", reference.swiglu, accept),
+)
+table("silu", _act(SILU), Kernel("reference", reference.silu, accept))
+table("gelu", _act(GELU), Kernel("reference", reference.gelu, accept))
+table("gelu_tanh", _act(GELU_TANH), Kernel("reference", reference.gelu_tanh, accept))
+table("quick_gelu", _act(QUICK_GELU), Kernel("reference", reference.quick_gelu, accept))
 
 
 def _run(op: str, x: Tensor, *more: Tensor | None) -> Tensor:
@@ -32,14 +51,25 @@ def _run(op: str, x: Tensor, *more: Tensor | None) -> Tensor:
     return choose(call).run(x, *more)
 
 
+def _check_halves(op: str, x: Tensor) -> None:
+    if x.shape[-1] % 2:
+        raise ValueError(f"{op}: the last axis holds two halves, so it must be even; got {tuple(x.shape)}")
+
+
 def geglu(x: Tensor) -> Tensor:
     """(..., 2D) -> (..., D): first half times GELU of the second (diffusers' order)."""
+    _check_halves("geglu", x)
     return _run("geglu", x)
 
 
 def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
     """silu(gate) * up; a single (..., 2D) argument holds gate then up."""
-    return _run("swiglu", gate) if up is None else _run("swiglu", gate, up)
+    if up is None:
+        _check_halves("swiglu", gate)
+        return _run("swiglu", gate)
+    if gate.shape != up.shape or gate.dtype != up.dtype:
+        raise ValueError(f"swiglu: gate {tuple(gate.shape)} {gate.dtype} and up {tuple(up.shape)} {up.dtype} must be alike")
+    return _run("swiglu", gate, up)
 
 
 def silu(x: Tensor) -> Tensor:
@@ -50,3 +80,13 @@ def silu(x: Tensor) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """x * Phi(x), exact (erf)."""
     return _run("gelu", x)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by the tanh formula (Hendrycks and Gimpel 2016), as GPT-2 and PaliGemma use it."""
+    return _run("gelu_tanh", x)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), OpenAI CLIP's activation."""
+    return _run("quick_gelu", x)

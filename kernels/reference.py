@@ -1,16 +1,34 @@
 """Each op in plain Paddle: the definition, the gradient by autograd, and the path that works everywhere.
 
 Shapes: B batch, L query tokens, M key tokens, H heads, G key/value heads, D per head, C channels, Y X height and width.
-Statistics, softmax and losses are computed in float32 whatever the input's dtype.
+Statistics, softmax and losses are computed in float32 whatever the input's dtype. On the CPU everything is: Paddle 3.3 has no
+bfloat16 kernels there for matmul, conv2d, softmax and most activations.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
 QUERY_BLOCK = 1024  # rows of scores alive at once where no gradient is asked for; bounds memory at L x M
+_HALF = (paddle.bfloat16, paddle.float16)
+
+
+def in_float32(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`op` computed in float32 when its first tensor is a half-width one on the CPU; the result is of that dtype again."""
+
+    @functools.wraps(op)
+    def widened(x: Tensor, *rest: Any) -> Tensor:
+        if x.dtype not in _HALF or x.place.is_gpu_place():
+            return op(x, *rest)
+        wide = (t.astype("float32") if isinstance(t, Tensor) and t.dtype in _HALF else t for t in rest)
+        return op(x.astype("float32"), *wide).astype(x.dtype)
+
+    return widened
 
 
 def activate(x: Tensor, act: str | None) -> Tensor:
@@ -19,24 +37,50 @@ def activate(x: Tensor, act: str | None) -> Tensor:
         case None:
             return x
         case "silu":
-            return F.silu(x)
+            return silu(x)
         case "gelu":
-            return F.gelu(x)
+            return gelu(x)
         case "gelu_tanh":
-            return F.gelu(x, approximate=True)
+            return gelu_tanh(x)
         case "quick_gelu":
-            return x * F.sigmoid(1.702 * x)
+            return quick_gelu(x)
         case "geglu":
             return geglu(x)
     raise ValueError(f"unknown activation {act!r}; known: None, silu, gelu, gelu_tanh, quick_gelu, geglu")
 
 
+@in_float32
+def silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x)."""
+    return F.silu(x)
+
+
+@in_float32
+def gelu(x: Tensor) -> Tensor:
+    """x * Phi(x)."""
+    return F.gelu(x)
+
+
+@in_float32
+def gelu_tanh(x: Tensor) -> Tensor:
+    """0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+    return F.gelu(x, approximate=True)
+
+
+@in_float32
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x)."""
+    return x * F.sigmoid(1.702 * x)
+
+
+@in_float32
 def geglu(x: Tensor) -> Tensor:
     """(..., 2D) -> (..., D): first half times GELU of the second (Shazeer 2020, in diffusers' order)."""
     value, gate = paddle.chunk(x, 2, axis=-1)
     return value * F.gelu(gate)
 
 
+@in_float32
 def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
     """silu(gate) * up; one argument of (..., 2D) holds gate then up."""
     if up is None:
@@ -44,12 +88,14 @@ def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
     return F.silu(gate) * up
 
 
+@in_float32
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, act: str | None, residual: Tensor | None) -> Tensor:
     """act(x @ weight + bias) + residual; weight is (in, out)."""
     y = activate(F.linear(x, weight, bias), act)
     return y if residual is None else y + residual
 
 
+@in_float32
 def conv2d(
     x: Tensor,
     weight: Tensor,
@@ -81,6 +127,7 @@ def attention_mask(mask: Tensor | None, causal: bool, rows: int, keys: int, firs
     return bias
 
 
+@in_float32
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
     """softmax(q k^T * scale + mask) v for q (B, L, H, D), k and v (B, M, G, D); a row without any key gives zeros."""
     length, keys, groups = q.shape[1], k.shape[1], q.shape[2] // k.shape[2]

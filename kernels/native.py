@@ -1,0 +1,25 @@
+"""What the C++ kernels for the CPU have in common when they look at a call."""
+
+from collections.abc import Callable
+
+from kernels import build
+from kernels.choose import Call, no
+
+DTYPES = ("float32", "bfloat16")
+
+
+def refusal(extension: str) -> Callable[[Call], str | None]:
+    """A `refuse` for kernels of `extension`, which take float32 and bfloat16 on the CPU, with or without a gradient."""
+
+    def refuse(call: Call) -> str | None:
+        return no(
+            (call.device != "cpu", "needs the CPU"),
+            (call.dtype not in DTYPES, f"no {call.dtype}"),
+        ) or build.why_not(extension)
+
+    return refuse
+
+
+def gpu_refusal(call: Call) -> str | None:
+    """A `refuse` for Paddle's fused CUDA kernels."""
+    return no((call.device != "gpu", "needs a GPU"), (call.dtype not in (*DTYPES, "float16"), f"no {call.dtype}"))
