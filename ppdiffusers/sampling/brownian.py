@@ -8,12 +8,14 @@ torchsde's BrownianTree, which k-diffusion and the WebUI use: the same seed give
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
 from ppdiffusers.sampling.generators import CpuGenerator, CudaGenerator, Floats32
 
 DIGITS = 6  # times are rounded to this many decimals, which ends the halving
+KEPT = 64  # nodes remembered: neighbouring intervals share one end and most of the way to it
 POOL = 24  # words in numpy's SeedSequence pool
 
 
@@ -36,6 +38,7 @@ class BrownianPath:
         self._entropy = seed & 0xFFFFFFFFFFFFFFFF
         self._shape, self._generator = shape, generator
         self._start, self._end = round(start, DIGITS), round(end, DIGITS)
+        self._normal = lru_cache(maxsize=KEPT)(self._draw)
         self._whole = self._normal(()) * np.float32(math.sqrt(end - start))
 
     def __call__(self, a: float, b: float) -> Floats32:
@@ -64,6 +67,6 @@ class BrownianPath:
             parts.append(self._increment(a, b, middle, end, whole - left, (2 * index + 1, depth + 1)))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
-    def _normal(self, node: tuple[int, ...]) -> Floats32:
+    def _draw(self, node: tuple[int, ...]) -> Floats32:
         seeds = np.random.SeedSequence(self._entropy, spawn_key=node, pool_size=POOL)
         return self._generator(int(seeds.generate_state(1)[0])).normal(self._shape)

@@ -42,7 +42,7 @@ class ModelSchedule:
     @classmethod
     def from_betas(cls, betas: Sequence[float] | Floats, *, zero_terminal_snr: bool = False) -> "ModelSchedule":
         """The schedule of a list of betas, one per training step, each in (0, 1)."""
-        alpha_bar = np.cumprod(1.0 - np.asarray(betas, dtype=np.float64))
+        alpha_bar: Floats = np.cumprod(1.0 - np.asarray(betas, dtype=np.float64), dtype=np.float64)
         if zero_terminal_snr:
             alpha_bar = rescale_zero_terminal_snr(alpha_bar)
         return cls(tuple(float(s) for s in np.sqrt((1 - alpha_bar) / alpha_bar)))

@@ -258,11 +258,11 @@ def unipc_step(x: Tensor, seen: Sequence[Tensor | None], levels: Sequence[float]
     base = seen[1]
     assert base is not None
     x = x * math.exp(-h) - base * math.expm1(-h)
-    ratios = [(level - levels[1]) / h for level in levels[2:]]
-    nodes = [k for k in (*range(2, len(levels)), 0) if seen[k] is not None]
-    scales = [1.0 if k == 0 else ratios[k - 2] for k in nodes]
-    for k, weight, scale in zip(nodes, unipc_weights(scales, h, variant), scales, strict=True):
-        x = x - (seen[k] - base) * (weight / scale)
+    places = [*levels[2:], levels[0]]
+    others = [(at, value) for at, value in zip(places, [*seen[2:], seen[0]], strict=True) if value is not None]
+    scales = [(at - levels[1]) / h for at, _ in others]
+    for (_, value), scale, weight in zip(others, scales, unipc_weights(scales, h, variant), strict=True):
+        x = x - (value - base) * (weight / scale)
     return x
 
 

@@ -7,6 +7,7 @@ configs.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -216,6 +217,7 @@ def discard_penultimate(sigmas: list[float]) -> list[float]:
     return [*sigmas[:-2], sigmas[-1]]
 
 
+@lru_cache(maxsize=1024)
 def beta_quantile(p: float, a: float, b: float) -> float:
     """The x in [0, 1] with I_x(a, b) = p, by bisection (absolute error below 1e-15)."""
     low, high = 0.0, 1.0
