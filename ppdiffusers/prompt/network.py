@@ -13,7 +13,7 @@ KINDS = ("lora", "lyco", "hypernet")
 
 _TAG = re.compile(r"<(" + "|".join(KINDS) + r"):([^<>\n]+)>", re.IGNORECASE)
 _ANY_TAG = re.compile(r"<\w+:[^<>\n]+>")
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
 _COMMENT = re.compile(r"(?:^|\s)#.*$", re.MULTILINE)
 
 ARGUMENTS = ("te", "unet", "dyn")  # in the order in which they are given without a name

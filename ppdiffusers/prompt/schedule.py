@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 DEEPEST = 100  # brackets within brackets; nobody means more, and it bounds recursion
 
 _TOKEN = re.compile(r"[^\\\[\]():|]+|\\.|[\[\]():|]|\\", re.DOTALL)
-_NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*")
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ DEEPEST = 100  # deeper openings are ignored: 1.1 ** 100 is already 13,780
 
 _TOKEN = re.compile(
     r"\\[()\[\]\\]"  # an escaped character
-    r"|:\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*\)"  # a weight that closes a round bracket
+    r"|:\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*\)"  # a weight that closes a round bracket
     r"|[()\[\]]"
     r"|[^\\()\[\]:]+"
     r"|[:\\]"
 )
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK = re.compile(r"\bBREAK\b")
 _AND = re.compile(r"\bAND\b")
-_AND_WEIGHT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
+_AND_WEIGHT = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
 
 
 def parse(text: str) -> list[tuple[str, float]]:
@@ -51,9 +51,9 @@ def parse(text: str) -> list[tuple[str, float]]:
             pieces.append((token[1], 1.0))
         else:
             first, *others = _BREAK.split(token)
-            pieces.append((first, 1.0))
-            for other in others:
-                pieces += [BREAK, (other, 1.0)]
+            pieces.append((first.rstrip() if others else first, 1.0))
+            for left, other in enumerate(others, start=1 - len(others)):
+                pieces += [BREAK, (other.strip() if left else other.lstrip(), 1.0)]
     for start in opened["("]:
         weigh(start, UP)
     for start in opened["["]:

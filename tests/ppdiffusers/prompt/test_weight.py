@@ -33,7 +33,19 @@ def test_escaped_text_is_itself(text: str) -> None:
     assert parse(escaped) == [(text.replace("BREAK", ""), 1.0)]
 
 
-@pytest.mark.parametrize("text", ["(a" * 5000, "[a" * 5000, "(" * 9000 + ")" * 9000, ":1.2)" * 5000, "\\" * 9001])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(a" * 5000,
+        "[a" * 5000,
+        "(" * 9000 + ")" * 9000,
+        ":1.2)" * 5000,
+        "\\" * 9001,
+        " " * 90000,
+        ":" + " " * 90000,
+        "(a:" + "1" * 90000,
+    ],
+)
 def test_monsters_come_back(text: str) -> None:
     assert parse(text)
 
@@ -60,6 +72,7 @@ EXAMPLES = {
     "()": [("", 1.0)],
     "a BREAK b": [("a", 1.0), BREAK, ("b", 1.0)],
     "a\nBREAK\nBREAK b": [("a", 1.0), BREAK, BREAK, ("b", 1.0)],
+    " a  BREAK \n b BREAK c ": [(" a", 1.0), BREAK, ("b", 1.0), BREAK, ("c ", 1.0)],
     "(a BREAK b:1.2)": [("a", 1.2), BREAK, ("b", 1.2)],
     "BREAK": [BREAK],
     "a BREAKFAST b": [("a BREAKFAST b", 1.0)],
