@@ -10,7 +10,7 @@ from paddle import Tensor, nn
 
 import kernels
 from ppdiffusers.models.config import CLIPTextConfig
-from ppdiffusers.models.layers import LayerNorm, Linear
+from ppdiffusers.models.layers import LayerNorm, Linear, plus
 from ppdiffusers.models.outputs import CLIPTextOutput, CLIPTextProjectionOutput
 from ppdiffusers.models.pretrained import Pretrained
 
@@ -87,7 +87,7 @@ class CLIPTextEmbeddings(nn.Layer):
         length, most = tokens.shape[1], self.position_embedding.weight.shape[0]
         if length > most:
             raise ValueError(f"{length} tokens are too many for this text encoder, it takes {most}; split the prompt")
-        return tokens + self.position_embedding.weight[:length]
+        return plus(tokens, self.position_embedding.weight[:length])
 
 
 class CLIPTextTransformer(nn.Layer):
@@ -109,14 +109,7 @@ class CLIPTextModel(Pretrained):
     CONFIG: ClassVar[type[CLIPTextConfig]] = CLIPTextConfig
     WEIGHTS_NAME: ClassVar[str] = "model"
     ALIASES: ClassVar[tuple[tuple[str, str], ...]] = (("text_model.", ""),)
-    UNUSED: ClassVar[tuple[str, ...]] = (
-        "text_model.embeddings.position_ids",
-        "embeddings.position_ids",
-        "text_projection.",
-        "vision_model.",
-        "visual_projection.",
-        "logit_scale",
-    )
+    HARMLESS: ClassVar[tuple[tuple[str, str], ...]] = ((r"text_projection\.weight", "projection, not asked for"),)
     config: CLIPTextConfig
 
     def __init__(self, config: CLIPTextConfig) -> None:
@@ -155,8 +148,8 @@ class CLIPTextModel(Pretrained):
         mask = None if attention_mask is None else attention_mask.astype("bool").unsqueeze([1, 2])
         states = self.text_model.encoder(self.text_model.embeddings(tokens), mask)
         last = self.final_layer_norm(states[-1])
-        ends = paddle.stack([paddle.arange(input_ids.shape[0]), self.end_positions(input_ids)], axis=1)
-        return CLIPTextOutput(last, paddle.gather_nd(last, ends), states)
+        ends = paddle.arange(last.shape[0]) * last.shape[1] + self.end_positions(input_ids)
+        return CLIPTextOutput(last, paddle.index_select(last.flatten(0, 1), ends), states)
 
     def end_positions(self, input_ids: Tensor) -> Tensor:
         """(B,): where each prompt's end token is; end token 2 means the largest id, see `CLIPTextConfig`."""

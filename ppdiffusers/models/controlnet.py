@@ -9,7 +9,7 @@ import paddle
 from paddle import Tensor, nn
 
 from ppdiffusers.models.config import ControlNetConfig
-from ppdiffusers.models.layers import Conv2D, channels_first, channels_last
+from ppdiffusers.models.layers import Conv2D, channels_first, channels_last, plus
 from ppdiffusers.models.outputs import ControlNetOutput
 from ppdiffusers.models.unet import Timestep, UNet2DConditionModel, UNetEncoder
 
@@ -120,12 +120,12 @@ class ControlNetModel(UNetEncoder):
         if len(scales) != len(residuals):
             raise ValueError(f"{len(scales)} scales for {len(residuals)} residuals; give one number or one each")
         if self.config.global_pool_conditions:
-            residuals = [x.mean(axis=[1, 2], keepdim=True) for x in residuals]
+            residuals = [x.astype("float32").mean(axis=[1, 2], keepdim=True) for x in residuals]
         return [channels_first(x * s, dtype) for x, s in zip(residuals, scales, strict=True)]
 
 
 def total(residuals: Sequence[Tensor]) -> Tensor:
-    return reduce(Tensor.__add__, residuals)
+    return reduce(plus, residuals)
 
 
 class MultiControlNet(nn.Layer):

@@ -155,6 +155,11 @@ def channels_first(x_BYXC: Tensor, dtype: Any) -> Tensor:
     return x_BYXC.transpose([0, 3, 1, 2]).contiguous().astype(dtype)
 
 
+def plus(x: Tensor, y: Tensor) -> Tensor:
+    """x + y in x's dtype, summed in float32: Paddle's CPU build cannot add bfloat16."""
+    return (x.astype("float32") + y.astype("float32")).astype(x.dtype)
+
+
 # --- residual blocks --------------------------------------------------------------------------------------------------
 
 
@@ -332,5 +337,5 @@ class TimestepEmbedding(nn.Layer):
         if cond:
             self.cond_proj = Linear(cond, width_in, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear_2(self.linear_1(x, act="silu"))
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.linear_2(self.linear_1(x, act="silu"), residual=residual)

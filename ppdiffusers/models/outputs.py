@@ -64,10 +64,10 @@ class CLIPTextProjectionOutput(Output):
 
 
 class DiagonalGaussian:
-    """The VAE's posterior: a mean and a log-variance for every latent value, each (B, C, Y, X)."""
+    """The VAE's posterior: a mean and a log-variance for every latent value, each (B, C, Y, X), in float32."""
 
     def __init__(self, moments: Tensor) -> None:
-        self.mean, logvar = paddle.chunk(moments, 2, axis=1)
+        self.mean, logvar = paddle.chunk(moments.astype("float32"), 2, axis=1)
         self.logvar = logvar.clip(-30.0, 20.0)
 
     @property

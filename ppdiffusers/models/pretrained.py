@@ -1,19 +1,19 @@
 """A model folder in diffusers' or transformers' form: `config.json` beside safetensors; read, written, or made anew."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import paddle
 from paddle import Tensor, nn
-from paddle.base.framework import EagerParamBase
 
 from ppdiffusers.models.config import JsonConfig
 from ppdiffusers.models.layers import Linear, packed_leaves
 from ppdiffusers.weights.dtype import BY_PADDLE, paddle_name, to_array
-from ppdiffusers.weights.file import TensorFile, open_tensors, read_json
+from ppdiffusers.weights.file import open_tensors, read_json
+from ppdiffusers.weights.plan import Take, make_plan, refuse_unknown, run_plan
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,8 +26,8 @@ class Pretrained(nn.Layer):
     WEIGHTS_NAME: ClassVar[str] = "diffusion_pytorch_model"
     # Other spellings in published folders, (ours, theirs), each a part of the name.
     ALIASES: ClassVar[tuple[tuple[str, str], ...]] = ()
-    # Beginnings of names that published folders hold and this model has no use for.
-    UNUSED: ClassVar[tuple[str, ...]] = ()
+    # Keys of published folders that this model has no use for, (pattern, why), beside those of `weights.plan`.
+    HARMLESS: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Pretrained(nn.Layer):
     @property
     def dtype(self) -> paddle.dtype:
         """The dtype of weights and activations."""
-        return next(iter(self.parameters())).dtype
+        return next(value for _, value in self.named_parameters()).dtype
 
     # --- building ---
 
@@ -59,50 +59,21 @@ class Pretrained(nn.Layer):
     ) -> "Self":
         """The model in `folder[/subfolder]`, as diffusers or transformers saved it, its weights cast to `dtype`.
 
-        Memory never holds more than the model and one tensor. Raises ValueError when there is no such folder, when the
-        config asks for something unsupported, or when the weights are not exactly the model's.
+        Memory never holds more than the model and a few copies of one tensor. Raises ValueError when there is no such
+        folder, when the config asks for something unsupported, or when the weights are not exactly the model's.
         """
         place = Path(folder) / (subfolder or "")
         model = cls.empty(cls.CONFIG.from_dict(read_json(place / "config.json")))
         with open_tensors(place, variant) as file:
-            model.load_tensors(file, dtype)
+            plan = make_plan(model, cls.spell, file.shapes, file.path.name)
+            refuse_unknown(file.shapes, [plan], file.path.name, cls.HARMLESS)
+            run_plan(plan, file, model, dtype)
         return model.eval()
 
-    def load_tensors(self, file: TensorFile, dtype: str) -> None:
-        """Take every weight out of `file`, whose names and shapes are torch's under our names or `ALIASES`."""
-        takes = self.takes(file)
-        for prefix, layer in self.named_sublayers(include_self=True):
-            for leaf in list(layer._parameters):
-                key = takes.get(f"{prefix}.{leaf}" if prefix else leaf)
-                if key is not None:
-                    value = file.read(key).astype(dtype)
-                    value = value.t().contiguous() if turned(layer, leaf) else value
-                    setattr(layer, leaf, EagerParamBase.from_tensor(value, trainable=True))
-
-    def takes(self, file: TensorFile) -> dict[str, str]:
-        """Our parameter -> key in the file; ValueError lists what is missing, misshapen, or left over."""
-        takes, wrong = {}, []
-        for name, shape in torch_shapes(self).items():
-            key = next((k for k in self.spellings(name) if k in file.shapes), None)
-            if key is None:
-                wrong.append(f"{name} is missing")
-            elif file.shapes[key] != shape:
-                wrong.append(f"{key} is {list(file.shapes[key])}, this config makes it {list(shape)}")
-            else:
-                takes[name] = key
-        left = set(file.shapes) - set(takes.values())
-        wrong += [f"{key} belongs nowhere" for key in sorted(left) if not key.startswith(self.UNUSED or ("\0",))]
-        if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise ValueError(
-                f"{file.path.name} is not a {type(self).__name__} of this config: {'; '.join(wrong[:3])}{more}"
-            )
-        return takes
-
-    def spellings(self, name: str) -> Iterator[str]:
-        """The names under which a published file may hold our parameter."""
-        yield name
-        yield from (name.replace(ours, theirs) for ours, theirs in self.ALIASES if ours in name)
+    @classmethod
+    def spell(cls, name: str) -> Sequence[Take]:
+        """Where a published folder may hold our parameter."""
+        return (Take(name), *(Take(name.replace(ours, theirs)) for ours, theirs in cls.ALIASES if ours in name))
 
     # --- writing ---
 
@@ -185,12 +156,3 @@ def write_safetensors(path: Path, tensors: Mapping[str, Write]) -> None:
 def turned(layer: nn.Layer, leaf: str) -> bool:
     """Whether torch stores this parameter the other way round."""
     return leaf == "weight" and isinstance(layer, Linear)
-
-
-def torch_shapes(model: nn.Layer) -> dict[str, tuple[int, ...]]:
-    """The names of a model's parameters with the shapes that torch gives them."""
-    shapes = {}
-    for prefix, layer in model.named_sublayers(include_self=True):
-        for leaf, value in layer.state_dict(include_sublayers=False).items():
-            shapes[f"{prefix}.{leaf}" if prefix else leaf] = Write(value, turned(layer, leaf)).shape
-    return shapes

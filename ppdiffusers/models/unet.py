@@ -25,6 +25,7 @@ from ppdiffusers.models.layers import (
     Upsample,
     channels_first,
     channels_last,
+    plus,
     sinusoid,
 )
 from ppdiffusers.models.outputs import UNet2DConditionOutput
@@ -138,10 +139,10 @@ class UNetEncoder(Pretrained):
         """(B, E): the time, and for XL what the picture shows and how big it is; SiLU done, for all blocks at once."""
         wave = sinusoid(times(timestep, batch), self.config.block_out_channels[0]).astype(self.dtype)
         if guidance is not None:
-            wave = wave + self.time_embedding.cond_proj(guidance.astype(self.dtype))
+            wave = self.time_embedding.cond_proj(guidance.astype(self.dtype), residual=wave)
         emb = self.time_embedding(wave)
         if self.config.addition_embed_type:
-            emb = emb + self.add_embedding(self.added_features(added or {}))
+            emb = self.add_embedding(self.added_features(added or {}), residual=emb)
         return kernels.silu(emb)
 
     def added_features(self, added: Mapping[str, Tensor]) -> Tensor:
@@ -218,8 +219,8 @@ class UNet2DConditionModel(UNetEncoder):
                 f"{len(down)} down-block residuals for {len(skips)} skips; is the ControlNet of this family?"
             )
         if down is not None:
-            skips = [skip + channels_last(more, self.dtype) for skip, more in zip(skips, down, strict=True)]
-        return x if mid is None else x + channels_last(mid, self.dtype), skips
+            skips = [plus(skip, channels_last(more, self.dtype)) for skip, more in zip(skips, down, strict=True)]
+        return x if mid is None else plus(x, channels_last(mid, self.dtype)), skips
 
     def extra_repr(self) -> str:
         return f"{self.config}"

@@ -155,7 +155,7 @@ def tiled(x: Tensor, run: Callable[[Tensor], Tensor], tiling: Tiling) -> Iterato
     for i, top in enumerate(rows):
         row: list[Tensor] = []
         for j, left in enumerate(columns):
-            tile = run(x[:, :, top : top + size, left : left + size])
+            tile = run(x[:, :, top : top + size, left : left + size]).astype("float32")
             if above:
                 tile = fade(above[j], tile, tiling.blend, axis=2)
             if row:
@@ -165,7 +165,7 @@ def tiled(x: Tensor, run: Callable[[Tensor], Tensor], tiling: Tiling) -> Iterato
                 yield Tile(i * len(columns) + j, of)
         strips.append(paddle.concat([tile[:, :, :keep, :keep] for tile in row], axis=3))
         above = row
-    yield Tile(of - 1, of, paddle.concat(strips, axis=2))
+    yield Tile(of - 1, of, paddle.concat(strips, axis=2).astype(x.dtype))
 
 
 def fade(before: Tensor, tile: Tensor, extent: int, axis: int) -> Tensor:
@@ -175,7 +175,7 @@ def fade(before: Tensor, tile: Tensor, extent: int, axis: int) -> Tensor:
         return tile
     shape = [1, 1, 1, 1]
     shape[axis] = extent
-    share = (paddle.arange(extent, dtype="float32") / extent).reshape(shape).astype(tile.dtype)
+    share = (paddle.arange(extent, dtype="float32") / extent).reshape(shape)
     old = paddle.slice(before, [axis], [before.shape[axis] - extent], [before.shape[axis]])
     new = paddle.slice(tile, [axis], [0], [extent])
     rest = paddle.slice(tile, [axis], [extent], [tile.shape[axis]])

@@ -51,6 +51,7 @@ def transposed(model: nn.Layer) -> set[str]:
 
 
 def torch_shapes(model: nn.Layer) -> dict[str, list[int]]:
+    """Names and shapes as torch has them."""
     flip = transposed(model)
     return {k: list(v.shape)[::-1] if k in flip else list(v.shape) for k, v in model.state_dict().items()}
 

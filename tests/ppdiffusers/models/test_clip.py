@@ -55,7 +55,8 @@ def test_token_vectors_may_be_given(golden):
     with paddle.no_grad():
         same = model(ids, inputs_embeds=model.embed_tokens(ids))
         other = model(ids, inputs_embeds=model.embed_tokens((ids + 3) % 90))
-    assert np.array_equal(same.pooler_output.numpy(), model(ids).pooler_output.numpy())
+        plain = model(ids)
+    assert np.array_equal(same.pooler_output.numpy(), plain.pooler_output.numpy())
     assert error(other.pooler_output, same.pooler_output.numpy()) > 1e-2
 
 
@@ -79,6 +80,15 @@ def test_masked_tokens_do_not_count(golden):
     with paddle.no_grad():
         before, after = model(ids, mask).last_hidden_state, model(changed, mask).last_hidden_state
     assert error(after[:, 3:], before[:, 3:].numpy()) < 1e-6
+
+
+def test_bfloat16_stays_near_float32(golden):
+    file = golden("clip_g")
+    model = model_of(file)
+    model.to(dtype="bfloat16")
+    with paddle.no_grad():
+        out = model(file.given("ids"))
+    assert error(out.text_embeds.astype("float32"), file.wanted("embeds")) < 0.05
 
 
 def test_too_many_tokens_are_refused(golden):

@@ -42,6 +42,18 @@ def test_the_unet_takes_them(golden, family):
     assert error(out, file.wanted("sample")) < 1e-5
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_stays_near_float32(golden, family):
+    file = golden(f"controlnet_{family}")
+    net, unet = net_of(file), fill(UNet2DConditionModel(UNetConfig.from_dict(file.config["unet"])))
+    for model in (net, unet):
+        model.to(dtype="bfloat16")
+    with paddle.no_grad():
+        down, mid = net(*arguments_of(file), 0.7, file.added)
+        out = unet(*arguments_of(file)[:3], None, file.added, down, mid).sample
+    assert error(out, file.wanted("sample")) < 0.05
+
+
 def test_one_scale_for_each_residual_is_diffusers_guess_mode(golden):
     file = golden("controlnet_sd15")
     with paddle.no_grad():

@@ -92,19 +92,19 @@ def test_position_ids_and_a_missing_prefix_are_read(tmp_path):
     assert same_bits(model, CLIPTextModel.from_pretrained(tmp_path))
 
 
-@pytest.mark.parametrize("change", ["missing", "belongs nowhere", "this config makes it"])
+@pytest.mark.parametrize("change", ["are missing", "belong to no part", "have the wrong shape"])
 def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, change):
     model = fill(AutoencoderKL(TINY_SD15.vae))
     model.save_pretrained(tmp_path)
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     file = load_file(path)
     value = file.pop("quant_conv.bias")
-    if change == "belongs nowhere":
+    if change == "belong to no part":
         file |= {"quant_conv.bias": value, "quant_conv.wings": value}
-    if change == "this config makes it":
+    if change == "have the wrong shape":
         file["quant_conv.bias"] = value[:3]
     save_file(file, path)
-    with pytest.raises(ValueError, match=f"quant_conv.*{change}"):
+    with pytest.raises(ValueError, match=f"{change}.*quant_conv"):
         AutoencoderKL.from_pretrained(tmp_path)
 
 

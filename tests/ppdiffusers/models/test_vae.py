@@ -38,6 +38,18 @@ def test_tiles_overlap_and_fade_as_in_diffusers(golden, kind):
         assert error(vae.decode_tiled(file.given("latent")).sample, file.wanted("tiled_picture")) < 1e-5
 
 
+def test_bfloat16_stays_near_float32(golden):
+    file = golden("vae")
+    vae = vae_of(file)
+    vae.to(dtype="bfloat16")
+    with paddle.no_grad():
+        assert error(vae.decode(file.given("latent")).sample, file.wanted("picture")) < 0.05
+        assert error(moments(vae.encode(file.given("picture"))), file.wanted("moments")) < 0.05
+        half = vae.decode_tiled(file.given("latent").astype("bfloat16")).sample
+    assert half.dtype == paddle.bfloat16
+    assert error(half.astype("float32"), file.wanted("tiled_picture")) < 0.05
+
+
 def test_tiles_say_how_far_they_are():
     vae = fill(AutoencoderKL(TINY_SD15.vae))
     with paddle.no_grad():
