@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import PIL.Image
+from paddle import Tensor
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ class Image:
     index: int
     seed: int
     infotext: str
+    array: np.ndarray | None = None  # (Y, X, 3) float32 in [0, 1], where the request asks for it
 
 
-Event = Note | Progress | Preview | Image
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """The result before decoding (B, C, Y, X), scaled; instead of pictures where the request asks for it."""
+
+    latents: Tensor
+    indices: tuple[int, ...]
+
+
+Event = Note | Progress | Preview | Image | Latents

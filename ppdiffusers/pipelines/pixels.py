@@ -23,9 +23,13 @@ def to_tensor(images: list[PIL.Image.Image]) -> Tensor:
 
 def to_images(pixels: Tensor) -> list[PIL.Image.Image]:
     """(B, 3, Y, X) in [-1, 1] -> PIL pictures; values outside are clipped, NaN becomes black."""
+    return [PIL.Image.fromarray(picture) for picture in np.rint(to_arrays(pixels) * 255).astype(np.uint8)]
+
+
+def to_arrays(pixels: Tensor) -> np.ndarray:
+    """(B, 3, Y, X) in [-1, 1] -> (B, Y, X, 3) float32 in [0, 1], clipped."""
     array = pixels.astype("float32").numpy().transpose(0, 2, 3, 1)
-    array = np.nan_to_num(np.clip(array, -1, 1), nan=-1.0)
-    return [PIL.Image.fromarray(picture) for picture in np.rint((array + 1) * 127.5).astype(np.uint8)]
+    return np.nan_to_num(np.clip((array + 1) / 2, 0, 1))
 
 
 def load_image(image: PIL.Image.Image) -> PIL.Image.Image:

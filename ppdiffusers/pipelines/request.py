@@ -5,17 +5,17 @@ A picture from text is a plain request; `init` makes it image-to-image, `mask` i
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import PIL.Image
 
 if TYPE_CHECKING:
-    from ppdiffusers.pipelines.bundle import Bundle
+    from paddle import Tensor
 
     from ppdiffusers.models.controlnet import ControlNetModel
-    from ppdiffusers.patch import Use
+    from ppdiffusers.pipelines.bundle import Bundle
 
 MAX_PIXELS = 4096 * 4096
 MAX_STEPS = 1000
@@ -28,7 +28,7 @@ MaskedContent = Literal["fill", "original", "latent noise", "latent nothing"]
 class Sampling:
     """How to walk from noise to picture. None means the sampler's own default."""
 
-    sampler: str = "DPM++ 2M"  # a WebUI name, also with its schedule ("DPM++ 2M Karras"), or a diffusers class name
+    sampler: str | Mapping[str, Any] = "DPM++ 2M"  # a WebUI name ("DPM++ 2M Karras"), or a diffusers scheduler config
     schedule: str = "Automatic"
     steps: int = 20
     cfg_scale: float = 7.0
@@ -71,6 +71,7 @@ class Init:
     image: PIL.Image.Image
     strength: float = 0.75
     fit: Fit = "crop"
+    rule: Literal["webui", "diffusers"] = "webui"  # how many of the steps a strength runs, see `schedules.start_at`
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -158,7 +159,15 @@ class Refine:
             raise ValueError(f"the refiner takes over between 0 and 1 of the steps, got {self.switch_at}")
 
 
-FindLora = Callable[[str], "Use | str | None"]
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Given:
+    """What a caller has computed before: unit noise to start from, or texts already encoded (one row a picture)."""
+
+    latents: "Tensor | None" = None  # (B, C, Y/8, X/8), standard normal, as diffusers takes them
+    prompt_embeds: "Tensor | None" = None  # (B, L, D)
+    negative_prompt_embeds: "Tensor | None" = None
+    pooled_prompt_embeds: "Tensor | None" = None  # (B, P)
+    negative_pooled_prompt_embeds: "Tensor | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +189,8 @@ class Request:
     controls: tuple[Control, ...] = ()
     refine: Refine | None = None
     batch_size: int = 4  # pictures denoised at once; memory, not result
+    given: Given | None = None
+    output: Literal["pil", "np", "latent"] = "pil"
     preview_every: int = 0  # steps between previews; 0: none
     tile: int = 0  # VAE tiles in pixels; 0: only where the picture is large
 
@@ -193,6 +204,8 @@ class Request:
             raise ValueError("inpainting needs the picture that the mask belongs to")
         if not 1 <= self.clip_skip <= 12:
             raise ValueError(f"clip skip must be between 1 and 12, got {self.clip_skip}")
+        if self.output not in ("pil", "np", "latent"):
+            raise ValueError(f"output is 'pil', 'np' or 'latent', not {self.output!r}")
         check_size(self.width, self.height)
 
     @property
