@@ -210,6 +210,14 @@ def stack(rows: Sequence[tuple[Tensor, Tensor | None]]) -> Conditioning:
     return Conditioning(paddle.stack([text for text, _ in rows]), paddle.stack(pooled) if pooled else None)
 
 
+def join(conditions: Sequence[Conditioning]) -> Conditioning | None:
+    """Batches behind each other, for one call of the UNet; None where their texts differ in length."""
+    if len({condition.text.shape[1] for condition in conditions}) > 1:
+        return None
+    pooled = [condition.pooled for condition in conditions if condition.pooled is not None]
+    return Conditioning(paddle.concat([c.text for c in conditions]), paddle.concat(pooled) if pooled else None)
+
+
 def encode(encoders: TextEncoders, texts: Sequence[str], settings: PromptSettings = DEFAULT) -> Conditioning:
     """Texts with weights, without schedules or AND, as (B, L, D); shorter texts get empty chunks."""
     return Encoding(encoders, settings).batch(texts)

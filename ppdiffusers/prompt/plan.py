@@ -72,6 +72,34 @@ class Told:
         """Whether every picture has one part of weight 1, so that guidance is the usual one."""
         return self.pictures == tuple(range(len(self.pictures))) and set(self.weights) == {1.0}
 
+    def layers(self) -> list[Layer]:
+        """`cond` as full batches: the first parts of all pictures, the second ones, ...; usually one layer of weight 1.
+
+        Where a picture has fewer parts than another, its first one stands in with weight 0.
+        """
+        if self.simple:
+            return [Layer(self.cond, 1.0)]
+        rows: dict[int, list[int]] = {}
+        for row, picture in enumerate(self.pictures):
+            rows.setdefault(picture, []).append(row)
+        held = [rows[picture] for picture in sorted(rows)]
+        return [self._layer(held, depth) for depth in range(max(map(len, held)))]
+
+    def _layer(self, held: list[list[int]], depth: int) -> Layer:
+        rows = [own[depth] if depth < len(own) else own[0] for own in held]
+        weights = tuple(self.weights[own[depth]] if depth < len(own) else 0.0 for own in held)
+        pooled = None if self.cond.pooled is None else paddle.stack([self.cond.pooled[row] for row in rows])
+        cond = Conditioning(paddle.stack([self.cond.text[row] for row in rows]), pooled)
+        return Layer(cond, weights[0] if len(set(weights)) == 1 else weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One part of the prompt of every picture: (B, L, D), and its weight for all or for each picture."""
+
+    cond: Conditioning
+    weight: float | tuple[float, ...]
+
 
 class PromptPlan:
     """Everything the prompts of a batch say, encoded; the text encoders are not needed any more."""

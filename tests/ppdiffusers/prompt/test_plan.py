@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from paddle import Tensor
 
-from ppdiffusers.prompt.encode import PromptSettings, TextEncoders, encode
+from ppdiffusers.prompt.encode import PromptSettings, TextEncoders, encode, join
 from ppdiffusers.prompt.plan import Pass, plan
 
 
@@ -54,6 +54,30 @@ def test_and_gives_a_picture_several_rows(xl: TextEncoders) -> None:
     same(told.cond.pooled, found.pooled)
     assert told.uncond is not None  # parts are weighed against something
     same(told.uncond.text, encode(xl, ["", ""]).text)
+
+
+def test_layers_are_batches_of_all_pictures(xl: TextEncoders) -> None:
+    told = plan(xl, ["a cat", "a dog :0.6 AND a hat :-0.5", "an owl :2 AND"], None, Pass(3)).at(0)
+    first, second = told.layers()
+    assert (first.weight, second.weight) == ((1.0, 0.6, 2.0), (0.0, -0.5, 1.0))
+    same(first.cond.text, encode(xl, ["a cat", "a dog", "an owl"]).text)
+    same(second.cond.text, encode(xl, ["a cat", "a hat", ""]).text)
+    assert second.cond.pooled is not None
+    assert second.cond.pooled.shape == [3, 64]
+    (only,) = plan(xl, ["a", "b"], None, Pass(3)).at(0).layers()
+    assert only.weight == 1.0
+    (twice,) = plan(xl, ["a :0.5 AND b :0.5"], None, Pass(3)).at(0).layers()[:1]
+    assert twice.weight == 0.5
+
+
+def test_sides_join_where_they_are_equally_long(xl: TextEncoders) -> None:
+    told = plan(xl, ["a cat"], ["blurry"], Pass(3)).at(0)
+    assert told.uncond is not None
+    both = join([told.cond, told.uncond])
+    assert both is not None
+    assert both.pooled is not None
+    same(both.text, encode(xl, ["a cat", "blurry"]).text)
+    assert join([told.cond, encode(xl, ["cat " * 80])]) is None
 
 
 def test_without_negatives_nothing_is_denied(sd: TextEncoders) -> None:
