@@ -94,9 +94,7 @@ class Context:
 
     def conds(self, told: Told) -> Conds:
         """Guidance's view of what a prompt plan says at one step."""
-        pictures = max(told.pictures) + 1
-        rows = _parts(told.pictures, told.weights, pictures)
-        parts = tuple(Part(self._cond(_rows(told.cond, index), True), weights) for index, weights in rows)
+        parts = tuple(Part(self._cond(layer.cond, True), layer.weight) for layer in told.layers())
         negative = None if told.uncond is None else self._cond(told.uncond, False)
         if not self.pix2pix or negative is None or negative.extra is None:
             return Conds(parts, negative)
@@ -121,18 +119,3 @@ def _rows(said: Conditioning, index: Sequence[int]) -> Conditioning:
         return said
     where = paddle.to_tensor(list(index), dtype="int64")
     return Conditioning(said.text[where], None if said.pooled is None else said.pooled[where])
-
-
-def _parts(
-    pictures: Sequence[int], weights: Sequence[float], count: int
-) -> list[tuple[list[int], float | list[float]]]:
-    """Rows of the first part of every picture, of the second, ...: a picture with fewer repeats its first at weight 0."""
-    owned: list[list[int]] = [[] for _ in range(count)]
-    for row, picture in enumerate(pictures):
-        owned[picture].append(row)
-    found: list[tuple[list[int], float | list[float]]] = []
-    for part in range(max(map(len, owned))):
-        rows = [mine[part] if part < len(mine) else mine[0] for mine in owned]
-        factors = [weights[mine[part]] if part < len(mine) else 0.0 for mine in owned]
-        found.append((rows, factors[0] if len(set(factors)) == 1 else factors))
-    return found
