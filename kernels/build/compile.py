@@ -14,8 +14,8 @@ ONEDNN_HEADERS = "onednn-devel==2025.0.1"  # oneDNN 3.6.1; Paddle's wheel carrie
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mprefer-vector-width=512")
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 ISA_FLAGS = {"avx2": _AVX2, "avx512": (*_AVX2, *_AVX512), "avx512bf16": (*_AVX2, *_AVX512, "-mavx512bf16")}
-# -Wno-maybe-uninitialized: GCC 12 says so of its own AVX-512 intrinsics
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized")
+# -Wno-...uninitialized: GCC 12 says so of its own AVX-512 intrinsics
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized", "-Wno-uninitialized")
 # Paddle's headers: without its Python bindings (no Python.h needed, half the time), with its warnings off
 PADDLE_FLAGS = ("-DPADDLE_NO_PYTHON", "-w")
 KEPT = 4  # libraries of one extension in the cache: other checkouts and branches may be using them

@@ -23,14 +23,14 @@ void with_type(const Tensor& x, const Body& body) {
   PD_THROW("the native kernels take float32 and bfloat16");
 }
 
-// A vector of weights as floats, whatever its dtype: `copy` holds them where they have to be converted.
+// A vector of weights as floats, whatever its dtype: `copy` holds them where they have to be converted. Null when it is empty.
 inline const float* floats(const Tensor& t, std::vector<float>& copy) {
+  if (t.numel() == 0) return nullptr;
   if (t.dtype() == Type::FLOAT32) return in<float>(t);
   copy.resize(t.numel());
   for (int64_t i = 0; i < t.numel(); ++i) copy[i] = to_float(in<bf16>(t)[i]);
   return copy.data();
 }
-inline const float* floats(const paddle::optional<Tensor>& t, std::vector<float>& copy) { return t ? floats(*t, copy) : nullptr; }
 
 // The same backwards: a new tensor like `t` with these values.
 inline Tensor like(const Tensor& t, const float* values) {
