@@ -25,18 +25,18 @@ class Hint:
         picture = fit(load_image(control.image), (width, height), control.fit)
         return cls(control, (to_tensor([picture]) + 1) / 2)
 
-    def acts(self, way: float) -> bool:
-        """Whether it acts at this fraction of the steps."""
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether it acts at this step of so many (diffusers' rule: the whole step lies between start and end)."""
         control = self.control
-        return control.weight != 0 and control.start <= way and (way < control.end or control.end == 1)
+        return control.weight != 0 and control.start <= step / steps and (step + 1) / steps <= control.end
 
 
 class Network:
-    """`network(x, t, cond)` in the words of `sampling.denoise`; `way` is the fraction of steps behind us."""
+    """`network(x, t, cond)` in the words of `sampling.denoise`; `step` of `steps` is where the pass is."""
 
     def __init__(self, hints: Sequence[Hint]) -> None:
         self.hints = tuple(hints)
-        self.way = 0.0
+        self.step, self.steps = 0, 1
 
     def __call__(self, x: Tensor, t: float, cond: Cond) -> Tensor:
         """The UNet's output (N, C, Y, X), float32."""
@@ -55,7 +55,7 @@ class Network:
     def _residuals(self, x: Tensor, t: float, cond: Cond) -> tuple[list[Tensor] | None, Tensor | None]:
         sums: list[Tensor] | None = None
         for hint in self.hints:
-            if not hint.acts(self.way):
+            if not hint.acts(self.step, self.steps):
                 continue
             found = self._of(hint, x, t, cond)
             sums = found if sums is None else [a + b for a, b in zip(sums, found, strict=True)]

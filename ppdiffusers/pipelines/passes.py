@@ -92,6 +92,7 @@ class Pass:
         if total == 0:  # a denoising strength of 0
             return
         network = Network(self.hints)
+        network.steps = total
         guided = Guided(self.denoiser(network), self.teller.at, stack, self.guidance)
         mask = self.begin.mask
         denoise = guided if mask is None else Masked(guided, mask, self.begin.known)
@@ -99,7 +100,7 @@ class Pass:
         steps = choice.sample(denoise, choice.begin(noise, sigmas[0], self.begin.image), sigmas, source)
         for step in _without_grad(guided.follow(steps, total)):
             done = step.index + 1
-            network.way = done / total
+            network.step = done
             if done < total:
                 yield step
                 self.adapters.at(done, total)

@@ -77,10 +77,15 @@ class LoraFile:
 class LoraPatch:
     """What one file changes in a loaded model: {part: {parameter name: Delta}}."""
 
-    name: str
+    path: Path
     deltas: Mapping[str, Mapping[str, Delta]]
     unused: tuple[str, ...]  # keys nobody asked for
     verdict: str
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
 
     @property
     def modules(self) -> int:
@@ -135,7 +140,7 @@ def plan_lora(file: LoraFile, models: Mapping[str, nn.Layer]) -> LoraPatch:
             f"{len(file.groups)} layers are known, the first is called {first!r}"
         )
     _check_shapes(file, deltas, models)
-    return LoraPatch(file.name, deltas, tuple(unused), _verdict(file, deltas, unused))
+    return LoraPatch(file.path, deltas, tuple(unused), _verdict(file, deltas, unused))
 
 
 def _ldm_names(models: Mapping[str, nn.Layer]) -> Callable[[str], str] | None:
