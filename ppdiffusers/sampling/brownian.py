@@ -44,6 +44,8 @@ class BrownianPath:
     def __call__(self, a: float, b: float) -> Floats32:
         """The increment of the path from time `a` to `b`, of variance |b - a|; times are clamped to the interval."""
         a, b = (round(min(max(t, self._start), self._end), DIGITS) for t in (a, b))
+        if a == b:
+            return np.zeros(self._shape, np.float32)
         if a > b:
             return -self(b, a)
         return self._increment(a, b, self._start, self._end, self._whole, (0, 0))

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import Tensor
 
@@ -193,11 +194,13 @@ def lead(outputs: Sequence[Tensor], weights: Sequence[float | Sequence[float]], 
 
 
 def average(outputs: Sequence[Tensor], weights: Sequence[float | Sequence[float]]) -> Tensor:
-    """The weighted mean, for steps without a negative condition."""
+    """Each image's weighted mean, for steps without a negative condition; the first part where weights cancel."""
     if len(outputs) == 1:
         return outputs[0]
-    total = sum(w if isinstance(w, int | float) else sum(w) / len(w) for w in weights)
-    parts = [out * spread(weight, 1 / total) for out, weight in zip(outputs, weights, strict=True)]
+    table = np.array(np.broadcast_arrays(*weights), dtype=np.float64).reshape(len(outputs), -1)
+    cancel = table.sum(axis=0) <= 0
+    table[:, cancel] = np.eye(len(outputs), 1)
+    parts = [out * spread(row.tolist(), 1.0) for out, row in zip(outputs, table / table.sum(axis=0), strict=True)]
     return sum(parts[1:], parts[0])
 
 

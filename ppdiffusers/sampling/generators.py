@@ -87,7 +87,7 @@ class CudaGenerator:
         self._calls = 0
 
     def normal(self, shape: tuple[int, ...]) -> Floats32:
-        counter = np.zeros((4, math.prod(shape)), dtype=np.uint64)
+        counter = np.zeros((4, math.prod(shape)), dtype=np.uint32)
         counter[0] = self._calls
         counter[2] = np.arange(counter.shape[1])
         self._calls += 1
@@ -97,19 +97,17 @@ class CudaGenerator:
         return (radius * np.sin(angle * turn + turn / 2)).astype(np.float32).reshape(shape)
 
 
-def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
-    """Philox4x32, 10 rounds (Salmon et al. 2011): counter (4, N) of 32-bit words held in 64 -> (4, N) random words."""
+def philox(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
+    """Philox4x32 with 10 rounds (Salmon et al. 2011): counter (4, N) -> (4, N) random words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
-    low = np.uint64(0xFFFFFFFF)
+    left, right = np.empty((2, counter.shape[1]), dtype="<u8")
+    left_low, left_high, right_low, right_high = (p.view("<u4")[half::2] for p in (left, right) for half in (0, 1))
     for _ in range(10):
-        left, right = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
-        c0, c1, c2, c3 = (
-            (right >> np.uint64(32)) ^ c1 ^ np.uint64(k0),
-            right & low,
-            (left >> np.uint64(32)) ^ c3 ^ np.uint64(k1),
-            left & low,
-        )
+        np.multiply(c0, np.uint64(0xD2511F53), out=left)
+        np.multiply(c2, np.uint64(0xCD9E8D57), out=right)
+        c0, c2 = right_high ^ c1 ^ np.uint32(k0), left_high ^ c3 ^ np.uint32(k1)
+        c1, c3 = right_low.copy(), left_low.copy()
         k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
     return np.stack([c0, c1, c2, c3])
 

@@ -139,8 +139,9 @@ def multistep(kind: str, config: Config) -> Choice:
         "order": config.get("solver_order", 2),
         "solver": "heun" if config.get("solver_type") == "heun" else "midpoint",
         "eta": 1.0 if stochastic else 0.0,
-        "lower_order_below": 15 if config.get("lower_order_final", True) else 0,
-        "euler_last": config.get("euler_at_final", False),
+        "ending": samplers_multistep.Ending(
+            lower_below=15 if config.get("lower_order_final", True) else 0, euler=config.get("euler_at_final", False)
+        ),
         "brownian": False,
     }
     zero = config.get("final_sigmas_type", "zero") == "zero"

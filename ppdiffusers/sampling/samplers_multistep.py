@@ -7,6 +7,7 @@ functions.
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -127,6 +128,24 @@ def log_weights(nodes: Sequence[float], end: float) -> list[float]:
     return weights
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a multistep solver lowers its order at the end, as diffusers' configs have it.
+
+    Args:
+        lower_below: runs of fewer steps use at most as many estimates as steps are left (diffusers: 15).
+        euler: take the last step with one estimate.
+    """
+
+    lower_below: int = 0
+    euler: bool = False
+
+    def order(self, step: int, steps: int) -> int:
+        """The most estimates that step `step` of `steps` may use."""
+        left = steps - step
+        return left if steps < self.lower_below or (self.euler and left == 1) else steps
+
+
 def dpmpp_multistep(
     denoise: Denoise,
     x: Tensor,
@@ -137,8 +156,7 @@ def dpmpp_multistep(
     solver: str = "midpoint",
     eta: float = 0.0,
     s_noise: float = 1.0,
-    lower_order_below: int = 0,
-    euler_last: bool = False,
+    ending: Ending | None = None,
     brownian: bool = True,
 ) -> Iterator[Step]:
     """DPM-Solver++ multistep (Lu et al. 2022b, algorithm 2), deterministic for eta 0, else its SDE form.
@@ -148,8 +166,7 @@ def dpmpp_multistep(
 
     Args:
         solver: how order 2 weights the difference, "midpoint" or "heun" (phi_2 instead of phi_1 / 2).
-        lower_order_below: runs of fewer steps use at most as many estimates as steps are left (diffusers: 15).
-        euler_last: take the last step with one estimate.
+        ending: how the last steps lower their order; None does not, unless they end in 0.
         brownian: draw noise from a Brownian path over sigma instead of from the stream.
     """
     check_sigmas(sigmas)
@@ -159,15 +176,14 @@ def dpmpp_multistep(
         raise ValueError(f"DPM-Solver++ multistep has orders 1, 2 and 3, not {order}")
     draw = noise.brownian(positive_end(sigmas), sigmas[0]) if eta and brownian else None
     seen: list[Tensor] = []
-    steps = len(sigmas) - 1
+    steps, ending = len(sigmas) - 1, ending or Ending()
     for i, (sigma, after) in enumerate(pairwise(sigmas)):
         x0 = denoise(x, sigma)
         seen = [x0, *seen[: order - 1]]
         if not after:
             x = x0
         else:
-            now = min(len(seen), steps - i) if steps < lower_order_below else len(seen)
-            now = 1 if euler_last and i == steps - 1 else now
+            now = min(len(seen), ending.order(i, steps))
             levels = [-math.log(s) for s in sigmas[i - now + 1 : i + 2][::-1]]  # lambda: the next one first
             h = levels[0] - levels[1]
             own, weights = dpmpp_weights(levels, h * (1 + eta), solver)

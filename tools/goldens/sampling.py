@@ -1,7 +1,8 @@
 """Write tests/goldens/sampling_*.npz: what torch, torchsde, k-diffusion and diffusers make of a known problem.
 
-Run with the reference environment, from a folder other than the repository root:  python
-<repository>/tools/goldens/sampling.py
+Run with the reference environment, from a folder other than the repository root:
+
+    python <repository>/tools/goldens/sampling.py [folder]
 
 The network is the exact posterior mean of a two-component Gaussian mixture, so it needs no weights and every framework
 computes the same. Keys of the files are JSON: what to run; values are the latents it ends with. The noise of draw k is

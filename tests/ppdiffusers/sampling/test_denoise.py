@@ -100,6 +100,14 @@ def test_and_at_scale_1_still_needs_the_negative() -> None:
     np.testing.assert_allclose(denoise(unit(), 2.0).numpy(), expected(1.5, unit(), 2.0), atol=1e-5)
 
 
+def test_and_without_a_negative_is_each_images_weighted_mean() -> None:
+    parts = (Part(level(1.0), [1.0, 1.0]), Part(level(2.0), [3.0, -1.0]))
+    denoise, _ = guided(Conds(parts))
+    got = denoise(unit(), 2.0).numpy()
+    np.testing.assert_allclose(got[0], expected(1.75, unit(), 2.0)[0], atol=1e-5)
+    np.testing.assert_allclose(got[1], expected(1.0, unit(), 2.0)[1], atol=1e-5)  # 1 - 1: only the first part is left
+
+
 def test_rescaling_brings_back_the_deviation() -> None:
     class Noisy(Counting):
         def __call__(self, x: Tensor, t: float, cond: Tensor) -> Tensor:
