@@ -12,32 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from app import __version__, environment
+from app.probes import Choice, choices
 
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "safetensors", "tokenizers")
 FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd")
 LOW_MEMORY_GB = 4.0  # SD 1.5 in bf16 with room for a 512 x 512 picture
-
-# One call of each op as the SD 1.5 UNet (or a small language model) makes it: (shape of the main input, options). What
-# the numbers mean is written where each op builds its Call.
-TYPICAL: dict[str, tuple[tuple[int, ...], tuple[Any, ...]]] = {
-    "attention": ((4096, 4096, 8, 8, 40), (None, False)),
-    "attention_varlen": ((4096, 4096, 8, 8, 40), (False,)),
-    "attention_decode": ((1, 1024, 9, 3, 64), ()),
-    "linear": ((2, 4096, 320), (320, None, False)),
-    "conv2d": ((2, 64, 64, 320), ((320, 320, 3, 3), (1, 1), (1, 1, 1, 1), None, True)),
-    "group_norm": ((2, 4096, 320), (32, "silu")),
-    "layer_norm": ((2, 4096, 320), ()),
-    "rms_norm": ((1, 1024, 576), ()),
-    "rope": ((1, 1024, 9, 64), (False, 2)),
-    "geglu": ((2, 4096, 2560), (0,)),
-    "swiglu": ((1, 1024, 1536), (1,)),
-    "silu": ((2, 64, 64, 320), (0,)),
-    "gelu": ((2, 77, 3072), (0,)),
-    "gelu_tanh": ((2, 77, 3072), (0,)),
-    "quick_gelu": ((2, 77, 3072), (0,)),
-    "cross_entropy": ((1024, 49152), ()),
-    "adamw_step": ((), ()),
-}
 
 
 @dataclass(frozen=True)
@@ -47,16 +26,6 @@ class Problem:
     what: str
     do: str
     fatal: bool = False
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which kernel an op takes for its typical call, and why the ones before it refused."""
-
-    op: str
-    dtype: str
-    chosen: str
-    refused: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -129,31 +98,6 @@ def _extensions() -> dict[str, str]:
     return {name: build.why_not(name) or "ready" for name in build.EXTENSIONS}
 
 
-def choices(device: str) -> list[Choice]:
-    """For every op: what is chosen for its typical inference call on `device`, and who refused before."""
-    from kernels.choose import Call, choose, tables
-
-    found: list[Choice] = []
-    known = {op: table for op, table in tables().items() if op in TYPICAL}  # a test keeps TYPICAL complete
-    for op, table in known.items():
-        for dtype in ("float32", "bfloat16"):
-            shape, options = TYPICAL[op]
-            call = Call(op, device, dtype, False, shape, options)
-            chosen = choose(call).name
-            before = table[: [kernel.name for kernel in table].index(chosen)]
-            found.append(Choice(op, dtype, chosen, {kernel.name: kernel.refuse(call) or "" for kernel in before}))
-    return found
-
-
-def _try_it(paddle: Any) -> None:
-    """A small attention, so that "usable" has been tried and not only inferred."""
-    import kernels
-
-    q = paddle.ones([1, 8, 2, 16])
-    if not bool(paddle.isfinite(kernels.attention(q, q, q)).all()):
-        raise RuntimeError("a small attention gave numbers that are not finite")
-
-
 def _environment_problems(cpu: environment.Processor) -> list[Problem]:
     found: list[Problem] = []
     threads = os.environ.get("OMP_NUM_THREADS", "1")
@@ -192,44 +136,48 @@ def _kernel_problems(extensions: dict[str, str]) -> list[Problem]:
     ]
 
 
-def examine() -> Diagnosis:
-    """Look at everything. A Paddle that does not import or compute is a fatal problem, not an exception."""
-    cpu, ram = environment.processor(), memory()
-    problems = [*_environment_problems(cpu), *_memory_problems(ram)]
+def _cpu_facts(cpu: environment.Processor) -> dict[str, Any]:
+    features = [feature for feature in FEATURES if feature in cpu.flags]
+    return {"model": cpu.model, "vendor": cpu.vendor, "cores": cpu.cores, "features": features}
+
+
+def _settings() -> dict[str, str]:
+    ours = ("OMP_", "MKL_", "KMP_", "FLAGS_", "MIXSTUDIO_")
+    return {name: os.environ[name] for name in sorted(os.environ) if name.startswith(ours)}
+
+
+def _try_paddle() -> tuple[list[str], dict[str, str], list[Choice], list[Problem]]:
+    """Devices, C++ extensions and chosen kernels; "usable" is tried here, not inferred: every op computes something."""
     devices: list[str] = []
     extensions: dict[str, str] = {}
+    problems: list[Problem] = []
     kernels: list[Choice] = []
     try:
         paddle = environment.import_paddle()
         devices, extensions = _devices(paddle), _extensions()
-        kernels = choices("gpu" if devices else "cpu")
-        _try_it(paddle)
+        kernels = choices(paddle)
     except Exception as why:  # whatever is broken, the rest of the diagnosis is still wanted
-        problems.insert(
-            0, Problem(f"{type(why).__name__}: {why}", "delete .venv and start launch.py again", fatal=True)
-        )
+        problems.append(Problem(f"{type(why).__name__}: {why}", "delete .venv and start launch.py again", fatal=True))
     if not devices and shutil.which("nvidia-smi"):
         problems.append(Problem("an NVIDIA driver is here but the CPU is used", "python launch.py --gpu doctor"))
+    return devices, extensions, kernels, problems + _kernel_problems(extensions)
+
+
+def examine() -> Diagnosis:
+    """Look at everything. A Paddle that does not import or compute is a fatal problem, not an exception."""
+    cpu, ram = environment.processor(), memory()
+    devices, extensions, kernels, problems = _try_paddle()
     return Diagnosis(
         mixstudio=__version__,
         python=platform.python_version(),
         executable=sys.executable,
         system=platform.platform(),
         packages=packages(),
-        cpu={
-            "model": cpu.model,
-            "vendor": cpu.vendor,
-            "cores": cpu.cores,
-            "features": [feature for feature in FEATURES if feature in cpu.flags],
-        },
+        cpu=_cpu_facts(cpu),
         memory_gb=ram,
         devices=devices,
-        environment={
-            n: os.environ[n]
-            for n in sorted(os.environ)
-            if n.startswith(("OMP_", "MKL_", "KMP_", "FLAGS_", "MIXSTUDIO_"))
-        },
+        environment=_settings(),
         extensions=extensions,
         kernels=kernels,
-        problems=[*problems, *_kernel_problems(extensions)],
+        problems=[*problems, *_environment_problems(cpu), *_memory_problems(ram)],
     )

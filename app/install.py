@@ -294,8 +294,12 @@ def launch(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say("launch.py: interrupted; the next start goes on from here")
         return 130
-    command = [str(python), "-m", "app.cli", *rest]
-    # An editable install puts the checkout on the path, wherever the user stands.
+    return _hand_over(python, rest)
+
+
+def _hand_over(python: Path, words: Sequence[str]) -> int:
+    """Become the command line; an editable install has the checkout on the path, wherever the user stands."""
+    command = [str(python), "-m", "app.cli", *words]
     if os.name == "posix":
         sys.stdout.flush()
         os.execve(python, command, dict(os.environ))

@@ -44,18 +44,23 @@ def main(argv: Sequence[str] | None = None, prog: str = "mixstudio") -> int:
     if words[0] not in COMMANDS:
         print(f"{prog}: there is no command {words[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    module = import_module(COMMANDS[words[0]][0])
-    parser = argparse.ArgumentParser(prog=f"{prog} {words[0]}", description=module.__doc__)
+    return _run(words[0], words[1:], prog)
+
+
+def _run(name: str, words: Sequence[str], prog: str) -> int:
+    """One command of the table with its arguments; what a user can put right ends as a sentence."""
+    module = import_module(COMMANDS[name][0])
+    parser = argparse.ArgumentParser(prog=f"{prog} {name}", description=module.__doc__)
     module.add_arguments(parser)
-    args, args.rest = parser.parse_known_args(words[1:])
+    args, args.rest = parser.parse_known_args(words)
     if args.rest and not getattr(module, "PASSES_ON", False):
         parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
     try:
         environment.prepare()
         return module.run(args)
-    except (ValueError, OSError) as why:  # what a user can put right; anything else is ours and keeps its traceback
-        print(f"{prog} {words[0]}: {why}", file=sys.stderr)
+    except (ValueError, OSError) as why:  # anything else is ours and keeps its traceback
+        print(f"{prog} {name}: {why}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{prog} {words[0]}: interrupted", file=sys.stderr)
+        print(f"{prog} {name}: interrupted", file=sys.stderr)
         return 130

@@ -4,7 +4,8 @@ import argparse
 import dataclasses
 import json
 
-from app.diagnosis import Choice, Diagnosis, examine
+from app.diagnosis import Diagnosis, examine
+from app.probes import Choice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

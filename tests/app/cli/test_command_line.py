@@ -10,7 +10,8 @@ import pytest
 
 from app import __version__, cli
 from app.cli import COMMANDS, doctor, main, test
-from app.diagnosis import TYPICAL, Choice, Diagnosis, Problem
+from app.diagnosis import Diagnosis, Problem
+from app.probes import PROBES, Choice
 
 ROOT = Path(__file__).parents[3]
 
@@ -91,7 +92,7 @@ def test_doctor_knows_a_typical_call_of_every_op():
     from kernels.choose import tables
 
     assert kernels.attention
-    assert set(tables()) <= set(TYPICAL), "add the new op's typical call to app/diagnosis.py"
+    assert set(tables()) <= set(PROBES), "add the new op's typical call to app/probes.py"
 
 
 def diagnosis(**changed) -> Diagnosis:
