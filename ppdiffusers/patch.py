@@ -1,7 +1,7 @@
 """Change a model's weights for a while: merge adapters into them, or hang adapters beside them, and always restore.
 
-Merging costs nothing per step and needs a copy of what it touches; a sidecar leaves the weights alone (quantised or packed weights that one
-does not want to rebuild) and costs two small products per layer and step.
+Merging costs nothing per step and needs a copy of what it touches; a sidecar leaves the weights alone (quantised or
+packed weights that one does not want to rebuild) and costs two small products per layer and step.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,8 +40,8 @@ Uses = Sequence["Use | tuple[LoraPatch, float]"]
 def patched(models: Mapping[str, nn.Layer], uses: Uses, how: str = "merge") -> Iterator[None]:
     """The models with adapters applied; on the way out, also after an error, every weight has its old bits again.
 
-    models: {"unet": ..., "text_encoder": ..., "text_encoder_2": ...}; how: "merge" or "sidecar" (falls to merging for what no sidecar
-    can do: DoRA, IA3, norms and biases).
+    models: {"unet": ..., "text_encoder": ..., "text_encoder_2": ...}; how: "merge" or "sidecar" (which merges what no
+    sidecar can do: DoRA, IA3, norms and biases).
     """
     if how not in ("merge", "sidecar"):
         raise ValueError(f"adapters are applied by 'merge' or 'sidecar', not {how!r}")
@@ -66,7 +66,9 @@ Changes = list[tuple[Delta, float]]
 
 
 def _by_parameter(models: Mapping[str, nn.Layer], uses: Uses) -> list[tuple[str, str, Changes]]:
-    """Every parameter that is changed with all its changes: they add up on the original, so their order does not matter."""
+    """Every parameter that is changed with all its changes: they add up on the original, so their order does not
+    matter.
+    """
     table: dict[tuple[str, str], Changes] = {}
     for use in (u if isinstance(u, Use) else Use(*u) for u in uses):
         for part, deltas in use.patch.deltas.items():

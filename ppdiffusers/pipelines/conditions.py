@@ -1,6 +1,7 @@
 """What the UNet is told in one call, and how the prompts of a batch become it.
 
-N images of a call (pictures times conditions), L tokens, D text width, P pooled width, E extra channels, Y X latent height and width.
+N images of a call (pictures times conditions), L tokens, D text width, P pooled width, E extra channels, Y X latent
+height and width.
 """
 
 from collections.abc import Sequence

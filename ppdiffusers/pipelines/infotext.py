@@ -1,7 +1,9 @@
-"""Generation parameters as the text that WebUI, Civitai and others read: prompt, negative prompt, one line of `Key: value` pairs.
+"""Generation parameters as the text that WebUI, Civitai and others read: prompt, negative prompt, one line of `Key:
+value` pairs.
 
-Format facts: the last line counts as parameters only with three pairs or more; a value with a comma, a newline or a colon is a JSON
-string. PNG keeps the text in a `parameters` chunk, JPEG and WebP in EXIF UserComment (encoding "UNICODE", UTF-16 big endian).
+Format facts: the last line counts as parameters only with three pairs or more; a value with a comma, a newline or a
+colon is a JSON string. PNG keeps the text in a `parameters` chunk, JPEG and WebP in EXIF UserComment (encoding
+"UNICODE", UTF-16 big endian).
 """
 
 import json

@@ -60,7 +60,8 @@ def fit(image: PIL.Image.Image, size: tuple[int, int], how: str = "crop") -> PIL
 
 
 def load_mask(mask: PIL.Image.Image, size: tuple[int, int], invert: bool = False) -> PIL.Image.Image:
-    """A mask as "L" at `size`, white = repaint. Alpha counts where the picture has one that varies, else its brightness."""
+    """A mask as "L" at `size`, white = repaint. Alpha counts where the picture has one that varies, else its
+    brightness."""
     mask = PIL.ImageOps.exif_transpose(mask)
     if mask.mode in ("RGBA", "LA") and mask.getchannel("A").getextrema() != (255, 255):
         mask = mask.getchannel("A")
@@ -81,7 +82,9 @@ def mask_tensor(mask: PIL.Image.Image) -> Tensor:
 
 
 def latent_mask(mask: PIL.Image.Image, factor: int) -> Tensor:
-    """The mask at latent size: (1, 1, Y/factor, X/factor), 1 where any pixel of the cell is to be repainted at least halfway."""
+    """The mask at latent size: (1, 1, Y/factor, X/factor), 1 where any pixel of the cell is to be repainted at least
+    halfway.
+    """
     array = np.asarray(mask, np.float32) / 255.0
     rows, columns = array.shape[0] // factor, array.shape[1] // factor
     cells = array[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
@@ -100,7 +103,9 @@ class Crop:
         return image.crop(self.box).resize(self.size, RESAMPLE)
 
     def paste(self, patch: PIL.Image.Image, onto: PIL.Image.Image, mask: PIL.Image.Image) -> PIL.Image.Image:
-        """The original with the patch composited back under the full-size mask; pixels where the mask is 0 keep their bits."""
+        """The original with the patch composited back under the full-size mask; pixels where the mask is 0 keep their
+        bits.
+        """
         left, top, right, bottom = self.box
         full = onto.copy()
         full.paste(patch.resize((right - left, bottom - top), RESAMPLE), (left, top))
@@ -113,7 +118,8 @@ def composite(new: PIL.Image.Image, old: PIL.Image.Image, mask: PIL.Image.Image)
 
 
 def crop_to_mask(mask: PIL.Image.Image, padding: int, size: tuple[int, int]) -> Crop:
-    """The smallest box around the mask plus padding that has the working size's aspect ratio and lies inside the picture.
+    """The smallest box around the mask plus padding that has the working size's aspect ratio and lies inside the
+    picture.
 
     Raises ValueError when the mask is empty.
     """
@@ -138,7 +144,8 @@ def _widen(low: int, high: int, length: int, limit: int) -> tuple[int, int]:
 
 
 def fill_masked(image: PIL.Image.Image, mask: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture with the masked region filled by its surroundings, blurred wider and wider (the "fill" start of inpainting)."""
+    """The picture with the masked region filled by its surroundings, blurred wider and wider (the "fill" start of
+    inpainting)."""
     keep = np.asarray(PIL.ImageOps.invert(mask), np.float32)[..., None] / 255.0
     pixels = np.asarray(image, np.float32)
     filled, weight = pixels * keep, keep

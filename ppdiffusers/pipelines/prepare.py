@@ -1,4 +1,6 @@
-"""From the pictures of a request to what a pass starts from: latents to begin with, masks, extra channels, and how to put the result back."""
+"""From the pictures of a request to what a pass starts from: latents to begin with, masks, extra channels, and how to
+put the result back.
+"""
 
 from dataclasses import dataclass, replace
 

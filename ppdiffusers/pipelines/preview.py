@@ -1,7 +1,8 @@
 """Rough pictures from latents by one small linear map, fitted once to the VAE at hand.
 
-A latent's channels are nearly linear in the colours of its 8 x 8 cell. We encode smooth synthetic pictures and solve the least squares
-problem, which fits any VAE (Stable Diffusion's, SDXL's, the embedded one) without constants from elsewhere.
+A latent's channels are nearly linear in the colours of its 8 x 8 cell. We encode smooth synthetic pictures and solve
+the least squares problem, which fits any VAE (Stable Diffusion's, SDXL's, the embedded one) without constants from
+elsewhere.
 """
 
 from dataclasses import dataclass

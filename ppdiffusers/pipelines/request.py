@@ -1,7 +1,9 @@
-"""What a person asks for, as values: one `Request` is the whole input of a run, its optional parts are what a variant adds.
+"""What a person asks for, as values: one `Request` is the whole input of a run, its optional parts are what a variant
+adds.
 
-A picture from text is a plain request; `init` makes it image-to-image, `mask` inpainting, `hires` adds a second pass at a larger size,
-`controls` ControlNets, `refine` hands the last steps to an SDXL refiner. Everything is checked here, before a model is touched.
+A picture from text is a plain request; `init` makes it image-to-image, `mask` inpainting, `hires` adds a second pass at
+a larger size, `controls` ControlNets, `refine` hands the last steps to an SDXL refiner. Everything is checked here,
+before a model is touched.
 """
 
 import math

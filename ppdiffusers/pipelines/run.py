@@ -1,7 +1,9 @@
-"""Run a request on a bundle: a generator of events that ends with the pictures. Closing it stops the work and restores the models.
+"""Run a request on a bundle: a generator of events that ends with the pictures. Closing it stops the work and restores
+the models.
 
-Pictures whose prompts name the same adapters are denoised together, up to the request's batch size; every picture is the one that it would be
-alone. The steps: read the prompts, denoise, (enlarge and denoise again,) decode, put back into the original, describe.
+Pictures whose prompts name the same adapters are denoised together, up to the request's batch size; every picture is
+the one that it would be alone. The steps: read the prompts, denoise, (enlarge and denoise again,) decode, put back into
+the original, describe.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -86,8 +88,7 @@ def run(bundle: Bundle, request: Request, library: Library | None = None) -> Ite
         yield Note("a ControlNet that counts more than the prompt needs a CFG scale above 1", warning=True)
     job = _job(bundle, request, library or Library())
     pictures = _pictures(request)
-    for note in _leftovers(pictures):
-        yield note
+    yield from _leftovers(pictures)
     for _, group in groupby(pictures, key=lambda p: p.tags):
         batch = list(group)
         for first in range(0, len(batch), request.batch_size):
@@ -118,7 +119,8 @@ def _check(bundle: Bundle, request: Request) -> None:
         width, wanted = control.model.config.cross_attention_dim, bundle.unet.config.cross_attention_dim
         if width != wanted:
             raise ValueError(
-                f"{control.name} reads text of width {width}, {bundle.name} has {wanted}: it was made for another model family"
+                f"{control.name} reads text of width {width}, {bundle.name} has {wanted}: "
+                "it was made for another model family"
             )
     if request.refine is not None and request.refine.bundle.latent_channels != bundle.latent_channels:
         raise ValueError(f"{request.refine.bundle.name} cannot refine {bundle.name}: their latents differ")
@@ -153,7 +155,8 @@ def _batch(job: Job, pictures: Sequence[Picture]) -> Iterator[Event]:
             latents = yield from _second_pass(job, pictures, latents, tellers[1], adapters)
     if not is_finite(latents):
         raise ValueError(
-            f"{bundle.name} gave values that are not numbers; the weights may be damaged, or try float32 instead of half precision"
+            f"{bundle.name} gave values that are not numbers; the weights may be damaged, or try float32 instead of "
+            "half precision"
         )
     if job.request.output == "latent":
         yield Latents(latents, tuple(picture.index for picture in pictures))

@@ -1,7 +1,8 @@
 """What an adapter adds to one weight, for every kind in circulation.
 
-All in torch's layout, where a linear weight is (out, in) and a convolution's (out, in, kh, kw): the files are written in it. Sources: LoRA
-(Hu et al. 2021), LoCon / LoHa / LoKr (LyCORIS, Yeh et al. 2023), IA3 (Liu et al. 2022), DoRA (Liu et al. 2024).
+All in torch's layout, where a linear weight is (out, in) and a convolution's (out, in, kh, kw): the files are written
+in it. Sources: LoRA (Hu et al. 2021), LoCon / LoHa / LoKr (LyCORIS, Yeh et al. 2023), IA3 (Liu et al. 2022), DoRA (Liu
+et al. 2024).
 """
 
 import math
@@ -23,7 +24,9 @@ class Delta(Protocol):
         ...
 
     def change(self, weight: Tensor) -> Tensor:
-        """What to add to the float32 weight at strength 1, in the weight's shape. Raises ValueError where shapes do not fit."""
+        """What to add to the float32 weight at strength 1, in the weight's shape. Raises ValueError where shapes do not
+        fit.
+        """
         ...
 
 
@@ -169,7 +172,7 @@ class Rescale:
 
 @dataclass(frozen=True, eq=False)
 class Decomposed:
-    """DoRA: the changed weight is brought to a learned norm per output feature, or per input feature (older LyCORIS)."""
+    """DoRA: the changed weight is brought to a learned norm per output, or per input feature (older LyCORIS)."""
 
     inner: Delta
     magnitude: Tensor

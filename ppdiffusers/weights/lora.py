@@ -1,7 +1,8 @@
 """LoRA files of every common kind -> a patch for the loaded model, and one sentence that says how well the file fits.
 
-Files in the wild name one layer five ways; we compute the spellings from the model and look the file's names up (`lora_keys`). What each
-kind adds to a weight is in `delta`. A file that does not fit the model is refused before anything is touched.
+Files in the wild name one layer five ways; we compute the spellings from the model and look the file's names up
+(`lora_keys`). What each kind adds to a weight is in `delta`. A file that does not fit the model is refused before
+anything is touched.
 """
 
 import functools
@@ -119,7 +120,8 @@ def plan_lora(file: LoraFile, models: Mapping[str, nn.Layer]) -> LoraPatch:
     wanted = _model_family(models)
     if file.family is not None and wanted is not None and file.family != wanted:
         raise ValueError(
-            f"{file.path.name} is a LoRA for {file.family}, the loaded model is {wanted}: pick another LoRA or another model"
+            f"{file.path.name} is a LoRA for {file.family}, the loaded model is {wanted}: pick another LoRA or another "
+            "model"
         )
     table = spelling_table(models, _ldm_names(models))
     deltas: dict[str, dict[str, Delta]] = {}
@@ -205,8 +207,8 @@ def _check_shapes(file: LoraFile, deltas: Mapping[str, Mapping[str, Delta]], mod
         low = delta.inner if isinstance(delta, Decomposed) else delta
         if isinstance(low, LowRank) and (low.up.shape[0] != shape[0] or low.down.shape[1] != shape[1]):
             raise ValueError(
-                f"{file.path.name} does not fit: for {part}.{name} it has {low.up.shape[0]} x {low.down.shape[1]}, the layer is "
-                f"{shape[0]} x {shape[1]}; it was made for another model"
+                f"{file.path.name} does not fit: for {part}.{name} it has {low.up.shape[0]} x {low.down.shape[1]}, the "
+                f"layer is {shape[0]} x {shape[1]}; it was made for another model"
             )
 
 

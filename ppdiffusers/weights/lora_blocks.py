@@ -1,7 +1,7 @@
 """Strengths per block of the UNet, as users of block-weight presets write them.
 
-A list has one number a block: 12 (SDXL) or 17 (SD 1.5, 2) where only blocks with attention count, 20 or 26 where all do; the first number
-is for the text encoders ("BASE").
+A list has one number a block: 12 (SDXL) or 17 (SD 1.5, 2) where only blocks with attention count, 20 or 26 where all
+do; the first number is for the text encoders ("BASE").
 """
 
 import re
@@ -36,7 +36,9 @@ def check_blocks(weights: Sequence[float]) -> tuple[float, ...]:
 
 
 def block_weight(weights: Sequence[float], part: str, parameter: str, model: nn.Layer) -> float:
-    """The factor for a parameter; blocks that the layout does not list keep 1 (time embedding, first and last convolution)."""
+    """The factor for a parameter; blocks that the layout does not list keep 1 (time embedding, first and last
+    convolution).
+    """
     layout = LAYOUTS[len(check_blocks(weights))]
     if part != "unet":
         return float(weights[0])

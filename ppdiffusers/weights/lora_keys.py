@@ -1,7 +1,9 @@
-"""How adapter files spell layers: a key is a layer's name and a leaf; we ask the model for its names and look the name up.
+"""How adapter files spell layers: a key is a layer's name and a leaf; we ask the model for its names and look the name
+up.
 
-kohya flattens names with underscores (diffusers' or LDM's), peft keeps the dots, diffusers once wrote through attention processors. The
-flat spelling cannot be taken apart again without guessing, so every spelling is computed from the model instead (see design 4.1).
+kohya flattens names with underscores (diffusers' or LDM's), peft keeps the dots, diffusers once wrote through attention
+processors. The flat spelling cannot be taken apart again without guessing, so every spelling is computed from the model
+instead (see design 4.1).
 """
 
 import re

@@ -96,7 +96,9 @@ def test_infotext_tells_how_to_make_the_picture_again(sd15):
     assert expected.items() <= told.values.items()
 
 
-# --- prompts ------------------------------------------------------------------------------------------------------------------------
+# --- prompts
+# ----------------------------------------------------------------------------------------------------------------------
+# --
 
 
 def test_prompt_grammar_reaches_the_picture(sd15):
@@ -118,7 +120,8 @@ def test_a_guidance_of_one_needs_no_negative_prompt(sd15):
     assert (pictures(sd15, request(sampling=one))[0] == with_negative).all()
 
 
-# --- pictures and masks -------------------------------------------------------------------------------------------------------------
+# --- pictures and masks
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_strength_zero_keeps_the_picture(sd15):
@@ -168,7 +171,8 @@ def test_an_inpainting_model_makes_pictures_from_text_and_pix2pix_asks_for_one()
         pictures(pix2pix, request())
 
 
-# --- controls, second pass, refiner -------------------------------------------------------------------------------------------------
+# --- controls, second pass, refiner
+# -------------------------------------------------------------------------------------------------
 
 
 def test_controls_act_where_they_should(sd15):
@@ -216,7 +220,9 @@ def test_large_pictures_are_decoded_in_tiles(sd15):
     assert tiled.shape == whole.shape
 
 
-# --- adapters -----------------------------------------------------------------------------------------------------------------------
+# --- adapters
+# ----------------------------------------------------------------------------------------------------------------------
+# -
 
 
 @pytest.fixture
@@ -267,7 +273,8 @@ def test_stopping_in_the_middle_restores_the_weights(sd15, library):
     assert {k: v.numpy().tobytes() for k, v in sd15.unet.state_dict().items()} == before
 
 
-# --- what callers give and get ------------------------------------------------------------------------------------------------------
+# --- what callers give and get
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_latents_and_encoded_texts_can_be_given_and_latents_be_taken(sd15):
