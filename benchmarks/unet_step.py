@@ -1,9 +1,11 @@
-"""One UNet step of Stable Diffusion 1.5 beside PyTorch and OpenVINO: seconds, peak memory, error to float32, in one run.
+"""One UNet step of Stable Diffusion 1.5 beside PyTorch and OpenVINO: seconds, peak memory, error to float32, in one
+run.
 
     python benchmarks/unet_step.py [--family sd15|sdxl] [--size 64] [--batch 2] [--runs 3] [--only ours-bf16,torch-fp32]
 
-Every engine runs the same random weights and inputs in a process of its own, one after the other. Peers need an interpreter with torch,
-diffusers and openvino: name it in MIXSTUDIO_REFERENCE_PYTHON. Results are appended to benchmarks/data/unet_step.csv.
+Every engine runs the same random weights and inputs in a process of its own, one after the other. Peers need an
+interpreter with torch, diffusers and openvino: name it in MIXSTUDIO_REFERENCE_PYTHON. Results are appended to
+benchmarks/data/unet_step.csv.
 """
 
 import argparse
@@ -86,9 +88,8 @@ def main() -> None:
                     f"{error:.2e}",
                 )
             )
-            sys.stdout.write(
-                f"{engine:<14} {seconds:7.2f} s   peak {result['peak_mb']:7.0f} MB   error to {args.only.split(',')[0]} {error:.1e}\n"
-            )
+            figures = f"{seconds:7.2f} s   peak {result['peak_mb']:7.0f} MB   error to the first {error:.1e}"
+            sys.stdout.write(f"{engine:<14} {figures}\n")
             sys.stdout.flush()
     path = HERE / "data" / "unet_step.csv"
     path.parent.mkdir(exist_ok=True)

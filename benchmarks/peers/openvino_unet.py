@@ -10,7 +10,6 @@ from measure import report
 
 folder, dtype, runs, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 inputs = dict(np.load(f"{folder}/inputs.npz"))
-unet = UNet2DConditionModel.from_pretrained(f"{folder}/unet").eval()
 
 
 class Step(torch.nn.Module):
@@ -18,7 +17,7 @@ class Step(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet = UNet2DConditionModel.from_pretrained(f"{folder}/unet").eval()
 
     def forward(self, sample, text, *added):  # noqa: ANN001, ANN002, ANN201
         """One denoising step."""
@@ -27,8 +26,9 @@ class Step(torch.nn.Module):
 
 
 with torch.no_grad():
-    model = openvino.convert_model(Step(), example_input=tuple(torch.from_numpy(v) for v in inputs.values()))
-del unet
+    step = Step()
+    model = openvino.convert_model(step, example_input=tuple(torch.from_numpy(v) for v in inputs.values()))
+del step  # the converted model holds what it needs
 core = openvino.Core()
 precision = "bf16" if dtype == "bf16" else "f32"
 compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads})

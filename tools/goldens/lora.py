@@ -1,9 +1,14 @@
-"""Adapters of every kind, made and applied by LyCORIS, diffusers and peft: goldens for tests/ppdiffusers/weights/test_lora.py.
+"""Adapters of every kind, made and applied by LyCORIS, diffusers and peft: goldens for
+tests/ppdiffusers/weights/test_lora.py.
 
-Run with an interpreter that has torch, diffusers, transformers, peft and lycoris-lora, from a folder outside this repository:
+Run with an interpreter that has torch, diffusers, transformers, peft and lycoris-lora, from a folder outside this
+repository:
     python <repository>/tools/goldens/lora.py
-`lora_kinds.npz` has one linear and one convolution per LyCORIS kind: the adapter's tensors and the merged weight. `lora_models.npz` has a
-tiny UNet and text encoder with adapters in the spellings that diffusers loads, and their outputs; all weights come from their names.
+`lora_kinds.npz` has one linear and one convolution per LyCORIS kind: the adapter's tensors and the merged weight.
+`lora_models.npz` has a
+tiny UNet and text encoder with adapters in the spellings that diffusers loads, and their outputs; all weights come from
+their names.
+
 """
 
 import json

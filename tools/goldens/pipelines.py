@@ -34,7 +34,11 @@ SCHEDULERS = {
     "euler": EulerDiscreteScheduler(**NOISE, timestep_spacing="leading", steps_offset=1),
     "dpm": DPMSolverMultistepScheduler(**NOISE, use_karras_sigmas=True),
     "ddim_v": DDIMScheduler(
-        **NOISE, clip_sample=False, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+        **NOISE,
+        clip_sample=False,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
     ),
 }
 
@@ -53,22 +57,42 @@ def tensor(name: str, *shape: int) -> torch.Tensor:
 def sd(family: str, scheduler: str, **call: Any) -> dict[str, np.ndarray]:
     """Text to picture."""
     config = CONFIGS[family]
-    unet, vae = filled(UNet2DConditionModel.from_config(config["unet"])), filled(AutoencoderKL.from_config(config["vae"]))
+    unet, vae = (
+        filled(UNet2DConditionModel.from_config(config["unet"])),
+        filled(AutoencoderKL.from_config(config["vae"])),
+    )
     width = config["unet"]["cross_attention_dim"]
-    texts = {"prompt_embeds": tensor("prompt", 2, 77, width), "negative_prompt_embeds": tensor("negative", 2, 77, width)}
-    shared = {"num_inference_steps": 8, "guidance_scale": 6.0, "output_type": "np", "latents": tensor("latents", 2, 4, 8, 8)}
+    texts = {
+        "prompt_embeds": tensor("prompt", 2, 77, width),
+        "negative_prompt_embeds": tensor("negative", 2, 77, width),
+    }
+    shared = {
+        "num_inference_steps": 8,
+        "guidance_scale": 6.0,
+        "output_type": "np",
+        "latents": tensor("latents", 2, 4, 8, 8),
+    }
     call = {"height": 64, "width": 64} | shared | call
     if "control" in call:
         net = filled(ControlNetModel.from_unet(unet))
         call |= {"image": call.pop("control"), "controlnet_conditioning_scale": 0.7}
         call |= {"control_guidance_start": 0.2, "control_guidance_end": 0.8}
-        pipe = StableDiffusionControlNetPipeline(vae, None, None, unet, net, SCHEDULERS[scheduler], None, None, requires_safety_checker=False)
+        pipe = StableDiffusionControlNetPipeline(
+            vae, None, None, unet, net, SCHEDULERS[scheduler], None, None, requires_safety_checker=False
+        )
     elif family == "sdxl-base":
-        pipe = StableDiffusionXLPipeline(vae, None, None, None, None, unet, SCHEDULERS[scheduler], add_watermarker=False)
+        pipe = StableDiffusionXLPipeline(
+            vae, None, None, None, None, unet, SCHEDULERS[scheduler], add_watermarker=False
+        )
         pooled = config["unet"]["projection_class_embeddings_input_dim"] - 6 * 256
-        texts |= {"pooled_prompt_embeds": tensor("pooled", 2, pooled), "negative_pooled_prompt_embeds": tensor("blank", 2, pooled)}
+        texts |= {
+            "pooled_prompt_embeds": tensor("pooled", 2, pooled),
+            "negative_pooled_prompt_embeds": tensor("blank", 2, pooled),
+        }
     else:
-        pipe = StableDiffusionPipeline(vae, None, None, unet, SCHEDULERS[scheduler], None, None, requires_safety_checker=False)
+        pipe = StableDiffusionPipeline(
+            vae, None, None, unet, SCHEDULERS[scheduler], None, None, requires_safety_checker=False
+        )
     pipe.set_progress_bar_config(disable=True)
     images = pipe(**texts, **call).images
     latents = pipe(**texts, **(call | {"output_type": "latent"})).images
@@ -89,7 +113,10 @@ def main() -> None:
         "sdxl_euler": sd("sdxl-base", "euler"),
     }
     arrays = {f"{case}/{name}": value for case, found in cases.items() for name, value in found.items()}
-    configs = {name: np.array(json.dumps({**dict(s.config), "_class_name": type(s).__name__}, default=str)) for name, s in SCHEDULERS.items()}
+    configs = {
+        name: np.array(json.dumps({**dict(s.config), "_class_name": type(s).__name__}, default=str))
+        for name, s in SCHEDULERS.items()
+    }
     np.savez_compressed(GOLDENS / "pipelines.npz", **arrays, **configs)
 
 
