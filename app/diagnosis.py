@@ -14,7 +14,7 @@ from typing import Any
 from app import __version__, environment
 from app.probes import Choice, choices
 
-PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "safetensors", "tokenizers")
+PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "opencv-python", "safetensors", "tokenizers")
 FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd")
 LOW_MEMORY_GB = 4.0  # SD 1.5 in bf16 with room for a 512 x 512 picture
 

@@ -93,6 +93,25 @@ def test_a_test_that_imports_a_reference_library_is_marked_parity():
     assert not wrong, "\n".join(wrong)
 
 
+def test_what_the_product_imports_is_installed_with_it():
+    """A package that happens to lie in a developer's environment is missing in everybody else's."""
+    import re
+    import sys
+
+    declared = (
+        (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("\ndependencies = [")[2].partition("\n]")[0]
+    )
+    known_as = {"paddlepaddle": "paddle", "pillow": "PIL", "opencv-python": "cv2"}
+    packages = {known_as.get(name, name) for name in re.findall(r'^ +"([A-Za-z0-9-]+)', declared, re.M)}
+    wrong = [
+        f"{where(file, line)} imports {name}: add its package to the dependencies in pyproject.toml, or do without"
+        for file in sources(*ORDER)
+        for line, name in imports(file)
+        if name.split(".")[0] not in packages | set(sys.stdlib_module_names) | set(ORDER)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_only_app_knows_users():
     wrong = [
         f"{where(file, line)} imports {name}: web and form libraries belong to app/; give app a plain function or a "
