@@ -101,7 +101,12 @@ def test_what_the_product_imports_is_installed_with_it():
     declared = (
         (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("\ndependencies = [")[2].partition("\n]")[0]
     )
-    known_as = {"paddlepaddle": "paddle", "pillow": "PIL", "opencv-python": "cv2"}
+    known_as = {
+        "paddlepaddle": "paddle",
+        "pillow": "PIL",
+        "opencv-python": "cv2",
+        "typing-extensions": "typing_extensions",
+    }
     packages = {known_as.get(name, name) for name in re.findall(r'^ +"([A-Za-z0-9-]+)', declared, re.M)}
     wrong = [
         f"{where(file, line)} imports {name}: add its package to the dependencies in pyproject.toml, or do without"
