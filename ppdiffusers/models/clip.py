@@ -109,7 +109,11 @@ class CLIPTextModel(Pretrained):
     CONFIG: ClassVar[type[CLIPTextConfig]] = CLIPTextConfig
     WEIGHTS_NAME: ClassVar[str] = "model"
     ALIASES: ClassVar[tuple[tuple[str, str], ...]] = (("text_model.", ""),)
-    HARMLESS: ClassVar[tuple[tuple[str, str], ...]] = ((r"text_projection\.weight", "projection, not asked for"),)
+    HARMLESS: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"text_projection\.weight", "projection, not asked for"),
+        (r"(.*\.)?position_ids", "positions, they only count"),
+        (r"(vision_model|visual_projection)\..*|logit_scale", "CLIP's eye and its training"),
+    )
     config: CLIPTextConfig
 
     def __init__(self, config: CLIPTextConfig) -> None:

@@ -81,13 +81,8 @@ CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
 MID_BLOCKS = ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
 
-_OFF = (
-    "center_input_sample",
-    "only_cross_attention",
-    "dual_cross_attention",
-    "resnet_skip_time_act",
-    "class_embeddings_concat",
-)
+_OFF = ("center_input_sample", "only_cross_attention", "dual_cross_attention", "resnet_skip_time_act")
+_OFF += ("class_embeddings_concat",)
 _ABSENT = ("encoder_hid_dim", "encoder_hid_dim_type", "num_attention_heads", "class_embed_type", "num_class_embeds")
 _ABSENT += ("time_embedding_dim", "time_embedding_act_fn", "timestep_post_act", "cross_attention_norm")
 _UNET_FIXED: dict[str, tuple[Any, ...]] = {

@@ -99,8 +99,8 @@ class Conv2D(PackedLeaf, nn.Conv2D):
         self.padding = kernel // 2 if padding is None else padding
 
     def forward(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
-        how = {"stride": self.stride, "padding": self.padding, "act": act, "residual": residual}
-        return kernels.conv2d(x, self.kernel_weight(), self.bias, **how)
+        weight, stride, padding = self.kernel_weight(), self.stride, self.padding
+        return kernels.conv2d(x, weight, self.bias, stride=stride, padding=padding, act=act, residual=residual)
 
 
 class GroupNorm(nn.GroupNorm):

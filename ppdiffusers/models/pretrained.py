@@ -1,19 +1,20 @@
 """A model folder in diffusers' or transformers' form: `config.json` beside safetensors; read, written, or made anew."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import paddle
 from paddle import Tensor, nn
+from paddle.base.framework import EagerParamBase
 
 from ppdiffusers.models.config import JsonConfig
 from ppdiffusers.models.layers import Linear, packed_leaves
 from ppdiffusers.weights.dtype import BY_PADDLE, paddle_name, to_array
-from ppdiffusers.weights.file import open_tensors, read_json
-from ppdiffusers.weights.plan import Take, make_plan, refuse_unknown, run_plan
+from ppdiffusers.weights.file import TensorFile, open_tensors, read_json
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,7 +27,7 @@ class Pretrained(nn.Layer):
     WEIGHTS_NAME: ClassVar[str] = "diffusion_pytorch_model"
     # Other spellings in published folders, (ours, theirs), each a part of the name.
     ALIASES: ClassVar[tuple[tuple[str, str], ...]] = ()
-    # Keys of published folders that this model has no use for, (pattern, why), beside those of `weights.plan`.
+    # Keys of published folders that this model has no use for, (pattern, why).
     HARMLESS: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def __init__(self, config: Any) -> None:
@@ -65,15 +66,54 @@ class Pretrained(nn.Layer):
         place = Path(folder) / (subfolder or "")
         model = cls.empty(cls.CONFIG.from_dict(read_json(place / "config.json")))
         with open_tensors(place, variant) as file:
-            plan = make_plan(model, cls.spell, file.shapes, file.path.name)
-            refuse_unknown(file.shapes, [plan], file.path.name, cls.HARMLESS)
-            run_plan(plan, file, model, dtype)
+            model.load_tensors(file, dtype)
         return model.eval()
 
+    def load_tensors(self, file: TensorFile, dtype: str) -> None:
+        """Take every weight out of `file`, whose names and shapes are torch's under our names or `ALIASES`."""
+        takes = self.takes(file)
+        for prefix, layer in self.named_sublayers(include_self=True):
+            for leaf in list(layer._parameters):
+                key = takes.get(f"{prefix}.{leaf}" if prefix else leaf)
+                if key is not None:
+                    value = file.read(key).astype(cast(Any, dtype))
+                    value = value.t().contiguous() if turned(layer, leaf) else value
+                    setattr(layer, leaf, EagerParamBase.from_tensor(value, trainable=True))
+
+    def takes(self, file: TensorFile) -> dict[str, str]:
+        """Our parameter -> key in the file; ValueError names what is missing, misshapen, or left over."""
+        takes: dict[str, str] = {}
+        missing: list[str] = []
+        wrong: list[str] = []
+        for name, shape in self.torch_shapes().items():
+            key = next((k for k in self.spellings(name) if k in file.shapes), None)
+            if key is None:
+                missing.append(name)
+            else:
+                takes[name] = key
+                wrong += [f"{key} {list(file.shapes[key])}, not {list(shape)}"] if file.shapes[key] != shape else []
+        left = sorted(set(file.shapes) - set(takes.values()))
+        left = [key for key in left if not any(re.fullmatch(pattern, key) for pattern, _ in self.HARMLESS)]
+        problems = ((missing, "are missing"), (wrong, "have the wrong shape"), (left, "belong to no part"))
+        said = [f"{len(names)} {what}, first {', '.join(names[:3])}" for names, what in problems if names]
+        if said:
+            raise ValueError(f"{file.path.name} does not fit this {type(self).__name__}: {'; '.join(said)}")
+        return takes
+
+    def torch_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The names of our parameters with the shapes that torch gives them."""
+        layers = self.named_sublayers(include_self=True)
+        return {
+            f"{prefix}.{leaf}" if prefix else leaf: Write(value, turned(layer, leaf)).shape
+            for prefix, layer in layers
+            for leaf, value in layer.state_dict(include_sublayers=False).items()
+        }
+
     @classmethod
-    def spell(cls, name: str) -> Sequence[Take]:
-        """Where a published folder may hold our parameter."""
-        return (Take(name), *(Take(name.replace(ours, theirs)) for ours, theirs in cls.ALIASES if ours in name))
+    def spellings(cls, name: str) -> Iterator[str]:
+        """The names under which a published folder may hold our parameter."""
+        yield name
+        yield from (name.replace(ours, theirs) for ours, theirs in cls.ALIASES if ours in name)
 
     # --- writing ---
 
