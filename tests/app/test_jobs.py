@@ -42,6 +42,14 @@ def counting(count, gate=None, closed=None):
     return work
 
 
+def runs(job):
+    """Wait until the worker has taken the job."""
+    until = time.monotonic() + 5
+    while job.started is None and time.monotonic() < until:
+        time.sleep(0.001)
+    return job
+
+
 def test_a_job_keeps_its_events_in_order_and_followers_may_come_late(worker):
     job = worker.submit("count", counting(5))
     assert job.wait(5)
@@ -80,7 +88,7 @@ def test_running_out_of_memory_is_caught_and_memory_freed(error):
 
 def test_cancelling_a_running_job_runs_its_clean_up_before_the_next_starts(worker):
     gate, closed = threading.Event(), []
-    job = worker.submit("long", counting(1000, gate, closed))
+    job = runs(worker.submit("long", counting(1000, gate, closed)))
     after = worker.submit("after", counting(1))
     worker.cancel(job)
     gate.set()
@@ -92,7 +100,7 @@ def test_cancelling_a_running_job_runs_its_clean_up_before_the_next_starts(worke
 
 def test_cancelling_a_waiting_job_never_starts_it(worker):
     gate, started = threading.Event(), []
-    blocker = worker.submit("block", counting(1, gate))
+    blocker = runs(worker.submit("block", counting(1, gate)))
 
     def work():
         started.append(True)
@@ -108,7 +116,7 @@ def test_cancelling_a_waiting_job_never_starts_it(worker):
 
 def test_waiting_jobs_can_be_moved(worker):
     gate = threading.Event()
-    worker.submit("block", counting(1, gate))
+    runs(worker.submit("block", counting(1, gate)))
     jobs = [worker.submit(name, counting(1)) for name in "abc"]
     worker.move(jobs[2], 0)
     assert [j.kind for j in worker.waiting()] == ["c", "a", "b"]
@@ -121,9 +129,9 @@ def test_waiting_jobs_can_be_moved(worker):
 
 def test_a_full_queue_says_so(worker):
     gate = threading.Event()
-    for _ in range(9):
+    runs(worker.submit("x", counting(1, gate)))
+    for _ in range(8):
         worker.submit("x", counting(1, gate))
-        time.sleep(0.01)
     with pytest.raises(QueueFull, match="8 jobs already wait"):
         worker.submit("x", counting(1, gate))
     gate.set()
@@ -179,7 +187,7 @@ def test_two_hundred_jobs_with_random_cancels_each_end_once():
 def test_stopping_ends_everything():
     worker = Worker()
     gate = threading.Event()
-    running, waiting = worker.submit("a", counting(1000, gate)), worker.submit("b", counting(1))
+    running, waiting = runs(worker.submit("a", counting(1000, gate))), worker.submit("b", counting(1))
     threading.Timer(0.05, gate.set).start()
     worker.stop()
     assert {running.status, waiting.status} == {Status.CANCELED}
