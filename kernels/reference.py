@@ -140,10 +140,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
         rows = q[:, :, first : first + block]
         scores = paddle.matmul(rows, k, transpose_y=True).astype("float32") * scale
         bias = attention_mask(mask, causal, rows.shape[2], keys, first, length)
-        weights = F.softmax(scores if bias is None else scores + bias, axis=-1)
-        if bias is not None:  # softmax over nothing is NaN; such a row attends to nothing
+        if bias is None:
+            weights = F.softmax(scores, axis=-1)
+        else:  # softmax over nothing is NaN, and so is its gradient; such a row attends to nothing
             alive = (bias > -math.inf).any(axis=-1, keepdim=True)
-            weights = paddle.where(alive, weights, paddle.zeros_like(weights))
+            bias = paddle.where(alive, bias, paddle.zeros_like(bias))
+            weights = F.softmax(scores + bias, axis=-1) * alive.astype("float32")
         out.append(paddle.matmul(weights.astype(v.dtype), v))
     joined = out[0] if len(out) == 1 else paddle.concat(out, axis=2)
     return joined.transpose([0, 2, 1, 3])
@@ -157,7 +159,10 @@ def attention_varlen(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor
         for a, b, c, d in zip(ends_q[:-1], ends_q[1:], ends_k[:-1], ends_k[1:], strict=True)
         if b > a
     ]
-    return paddle.concat(parts, axis=0) if parts else paddle.zeros_like(q)
+    if not parts:
+        return paddle.zeros_like(q)
+    wide = [part.astype("float32") for part in parts]  # Paddle's CPU concat has no bf16 gradient
+    return paddle.concat(wide, axis=0).astype(q.dtype)
 
 
 def attention_decode(q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, scale: float) -> Tensor:

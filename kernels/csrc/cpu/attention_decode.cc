@@ -1,0 +1,211 @@
+// One query a sequence over a cache of keys: bound by reading the cache once, so heads that share keys are done together.
+#include <vector>
+
+#include "attention_simd.h"
+#include "attention.h"
+
+namespace mix::ISA {
+namespace {
+
+constexpr int64_t kSplit = 256;  // keys of one piece of work; fixed, so results do not depend on the number of threads
+constexpr int64_t kStep = 64;    // keys whose scores are held at once
+constexpr float kLog2e = 1.44269504088896341f;
+
+inline vf widen(const float* p) { return load(p); }
+inline vf widen(const bf16* p) {
+#if defined(__AVX512F__)
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+#else
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+#endif
+}
+
+inline float total(vf v) {
+  alignas(64) float each[kLanes];
+  store(each, v);
+  for (int step = kLanes / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) each[i] += each[i + step];
+  return each[0];
+}
+
+// Scores of H query heads against one key.
+template <int H, typename C>
+inline void score(const float* q, int64_t pitch, const C* key, int64_t dim, float* to) {
+  vf acc[H], second[H];
+#pragma GCC unroll 4
+  for (int h = 0; h < H; ++h) acc[h] = second[h] = all(0.0f);
+  int64_t d = 0;
+  for (; d + 2 * kLanes <= dim; d += 2 * kLanes) {
+    const vf a = widen(key + d), b = widen(key + d + kLanes);
+#pragma GCC unroll 4
+    for (int h = 0; h < H; ++h) {
+      acc[h] = fma(load(q + h * pitch + d), a, acc[h]);
+      second[h] = fma(load(q + h * pitch + d + kLanes), b, second[h]);
+    }
+  }
+  if (d + kLanes <= dim) {
+    const vf a = widen(key + d);
+#pragma GCC unroll 4
+    for (int h = 0; h < H; ++h) acc[h] = fma(load(q + h * pitch + d), a, acc[h]);
+    d += kLanes;
+  }
+  for (int h = 0; h < H; ++h) {
+    float sum = total(add(acc[h], second[h]));
+    for (int64_t e = d; e < dim; ++e) sum += q[h * pitch + e] * to_float(key[e]);
+    to[h * kStep] = sum;
+  }
+}
+
+// out[h] += weight[h][key] * value[key] for H heads and N vectors from d on.
+template <int H, int N, typename C>
+inline void mix_values(const float* weights, const C* const* values, int64_t keys, int64_t d, float* out, int64_t pitch) {
+  vf acc[H][N];
+#pragma GCC unroll 4
+  for (int h = 0; h < H; ++h)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) acc[h][n] = load(out + h * pitch + d + n * kLanes);
+  for (int64_t j = 0; j < keys; ++j) {
+    vf row[N];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) row[n] = widen(values[j] + d + n * kLanes);
+#pragma GCC unroll 4
+    for (int h = 0; h < H; ++h) {
+      const vf w = all(weights[h * kStep + j]);
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) acc[h][n] = fma(w, row[n], acc[h][n]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int h = 0; h < H; ++h)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) store(out + h * pitch + d + n * kLanes, acc[h][n]);
+}
+
+template <int H, typename C>
+inline void add_values(const float* weights, const C* const* values, int64_t keys, int64_t dim, float* out, int64_t pitch) {
+  int64_t d = 0;
+  for (; d + 4 * kLanes <= dim; d += 4 * kLanes) mix_values<H, 4, C>(weights, values, keys, d, out, pitch);
+  for (; d + kLanes <= dim; d += kLanes) mix_values<H, 1, C>(weights, values, keys, d, out, pitch);
+  if (d == dim) return;
+  for (int64_t j = 0; j < keys; ++j)
+    for (int h = 0; h < H; ++h)
+      for (int64_t e = d; e < dim; ++e) out[h * pitch + e] += weights[h * kStep + j] * to_float(values[j][e]);
+}
+
+// The running state of one head: maximum, sum, then the unnormalised output.
+constexpr int64_t kHead = 2;
+
+// Turns the scores of one head into weights and moves the running maximum.
+inline void soften(float* scores, int64_t keys, float* state, float* out, int64_t dim) {
+  float top = state[0];
+  for (int64_t j = 0; j < keys; ++j) top = scores[j] > top ? scores[j] : top;
+  const float safe = top == -kInf ? 0.0f : top;
+  if (top > state[0]) {
+    const float factor = state[0] == -kInf ? 0.0f : std::exp2(state[0] - top);
+    for (int64_t d = 0; d < dim; ++d) out[d] *= factor;
+    state[1] *= factor, state[0] = top;
+  }
+  for (int64_t j = keys; j < round_up(keys, kLanes); ++j) scores[j] = -kInf;
+  vf sum = all(0.0f);
+  for (int64_t j = 0; j < keys; j += kLanes) {
+    const vf e = exp2_precise(sub(load(scores + j), all(safe)));
+    sum = add(sum, e);
+    store(scores + j, e);
+  }
+  state[1] += total(sum);
+}
+
+// Keys [first, last) of sequence b for the heads of one group; `state` has (2 + padded D) floats a head.
+template <typename C>
+void piece(const Decode& a, const float* q, int64_t b, int64_t group, int64_t first, int64_t last, float* state, int64_t pitch) {
+  const int64_t each = a.heads / a.groups, row = a.groups * a.dim;
+  const C *k = static_cast<const C*>(a.k) + group * a.dim, *v = static_cast<const C*>(a.v) + group * a.dim;
+  std::vector<float> scores(each * kStep);
+  const C *keys[kStep], *values[kStep];
+  for (int64_t h = 0; h < each; ++h) {
+    std::fill(state + h * pitch, state + (h + 1) * pitch, 0.0f);
+    state[h * pitch] = -kInf;
+  }
+  for (int64_t at = first; at < last; at += kStep) {
+    const int64_t count = std::min(kStep, last - at);
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t key = at + j;
+      const int64_t index = a.table ? a.table[b * a.blocks + key / a.block_size] * a.block_size + key % a.block_size : b * a.keys + key;
+      keys[j] = k + index * row, values[j] = v + index * row;
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      int64_t h = 0;
+      for (; h + 4 <= each; h += 4) score<4, C>(q + h * a.dim, a.dim, keys[j], a.dim, &scores[h * kStep + j]);
+      if (each - h >= 2) score<2, C>(q + h * a.dim, a.dim, keys[j], a.dim, &scores[h * kStep + j]), h += 2;
+      if (each - h == 1) score<1, C>(q + h * a.dim, a.dim, keys[j], a.dim, &scores[h * kStep + j]);
+    }
+    for (int64_t h = 0; h < each; ++h) soften(&scores[h * kStep], count, state + h * pitch, state + h * pitch + kHead, a.dim);
+    int64_t h = 0;
+    float* out = state + kHead;
+    for (; h + 4 <= each; h += 4) add_values<4, C>(&scores[h * kStep], values, count, a.dim, out + h * pitch, pitch);
+    if (each - h >= 2) add_values<2, C>(&scores[h * kStep], values, count, a.dim, out + h * pitch, pitch), h += 2;
+    if (each - h == 1) add_values<1, C>(&scores[h * kStep], values, count, a.dim, out + h * pitch, pitch);
+  }
+}
+
+// One head's output from the states of its pieces, in their order.
+template <typename T>
+void join(const float* states, int64_t pieces, int64_t step, int64_t dim, T* out) {
+  float top = -kInf, sum = 0.0f;
+  for (int64_t p = 0; p < pieces; ++p) top = std::max(top, states[p * step]);
+  std::vector<float> acc(dim, 0.0f);
+  for (int64_t p = 0; p < pieces; ++p) {
+    const float* state = states + p * step;
+    const float factor = state[0] == -kInf ? (state[1] == 0.0f ? 0.0f : state[1]) : std::exp2(state[0] - top);  // NaN scores leave a NaN sum
+    sum += state[1] * factor;
+    for (int64_t d = 0; d < dim; ++d) acc[d] += state[kHead + d] * factor;
+  }
+  for (int64_t d = 0; d < dim; ++d) out[d] = from_float<T>(sum == 0.0f ? 0.0f : acc[d] / sum);
+}
+
+template <typename T, typename C>
+void decode(const Decode& a) {
+  const int64_t each = a.heads / a.groups, pitch = kHead + round_up(a.dim, kLanes), step = each * pitch;
+  std::vector<float> q(a.batch * a.heads * a.dim);
+  for (size_t i = 0; i < q.size(); ++i) q[i] = to_float(static_cast<const T*>(a.q)[i]) * a.scale * kLog2e;
+  struct Work {
+    int64_t batch, group, first, at;
+  };
+  std::vector<Work> work;
+  std::vector<int64_t> begin;  // of the states of (batch, group)
+  int64_t used = 0, keys = 0;
+  for (int64_t b = 0; b < a.batch; ++b)
+    for (int64_t g = 0; g < a.groups; ++g) {
+      begin.push_back(used);
+      for (int64_t first = 0; first < a.lengths[b]; first += kSplit, used += step) work.push_back({b, g, first, used});
+      keys += a.lengths[b];
+    }
+  begin.push_back(used);
+  std::unique_ptr<float[]> states(new float[std::max<int64_t>(used, 1)]);
+  const int64_t pieces = work.size(), rows = a.batch * a.groups;
+#pragma omp parallel if (keys * each * a.dim > 32768)
+  {
+#pragma omp for schedule(monotonic : dynamic, 1)
+    for (int64_t i = 0; i < pieces; ++i) {
+      const Work& w = work[i];
+      const int64_t last = std::min<int64_t>(w.first + kSplit, a.lengths[w.batch]);
+      piece<C>(a, q.data() + (w.batch * a.heads + w.group * each) * a.dim, w.batch, w.group, w.first, last, states.get() + w.at, pitch);
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t h = 0; h < each; ++h)
+        join<T>(states.get() + begin[i] + h * pitch, (begin[i + 1] - begin[i]) / step, step, a.dim,
+                static_cast<T*>(a.out) + (i * each + h) * a.dim);
+  }
+}
+
+}  // namespace
+
+void attention_decode(const Decode& a, bool q_bf16, bool cache_bf16) {
+  if (q_bf16)
+    cache_bf16 ? decode<bf16, bf16>(a) : decode<bf16, float>(a);
+  else
+    cache_bf16 ? decode<float, bf16>(a) : decode<float, float>(a);
+}
+
+}  // namespace mix::ISA
