@@ -20,6 +20,14 @@ inline vf widen(const bf16* p) {
 #endif
 }
 
+#if defined(__AVX512F__)
+inline vf low_high(vf a, vf b) { return add(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); }
+inline vf low_high2(vf a, vf b) { return add(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE)); }
+#else
+inline vf low_high(vf a, vf b) { return add(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)); }
+inline vf low_high2(vf a, vf b) { return add(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xEE)); }
+#endif
+
 inline float total(vf v) {
   alignas(64) float each[kLanes];
   store(each, v);
@@ -28,32 +36,61 @@ inline float total(vf v) {
   return each[0];
 }
 
-// Scores of H query heads against one key.
+// The first `count` < kLanes values, zeros behind them; nothing beyond is read.
+template <typename C>
+inline vf widen_part(const C* p, int64_t count) {
+  alignas(64) C part[kLanes] = {};
+  std::memcpy(part, p, count * sizeof(C));
+  return widen(part);
+}
+
+// The sums of kLanes vectors, in one vector.
+inline vf totals(const vf (&v)[kLanes]) {
+  vf r[kLanes / 4];
+#pragma GCC unroll 4
+  for (int i = 0; i < kLanes / 4; ++i) {
+    const vf *p = v + 4 * i, a = low_high(p[0], p[1]), b = low_high(p[2], p[3]);
+    r[i] = low_high2(a, b);  // of every 128 bits, one sum a vector
+  }
+#if defined(__AVX512F__)
+  const vf x = add(_mm512_shuffle_f32x4(r[0], r[1], 0x44), _mm512_shuffle_f32x4(r[0], r[1], 0xEE));
+  const vf y = add(_mm512_shuffle_f32x4(r[2], r[3], 0x44), _mm512_shuffle_f32x4(r[2], r[3], 0xEE));
+  return add(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xDD));
+#else
+  return add(_mm256_permute2f128_ps(r[0], r[1], 0x20), _mm256_permute2f128_ps(r[0], r[1], 0x31));
+#endif
+}
+
+// Scores of H query heads (padded with zeros to `pitch`) against kLanes / H keys.
 template <int H, typename C>
-inline void score(const float* q, int64_t pitch, const C* key, int64_t dim, float* to) {
-  vf acc[H], second[H];
+inline void score(const float* q, int64_t pitch, const C* const* keys, int64_t dim, float* to) {
+  constexpr int K = kLanes / H;
+  vf acc[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) acc[i] = all(0.0f);
+  const int64_t whole = dim / kLanes * kLanes;
+  auto at = [&](int64_t d, auto read) __attribute__((always_inline)) {
+    vf head[H];
 #pragma GCC unroll 4
-  for (int h = 0; h < H; ++h) acc[h] = second[h] = all(0.0f);
-  int64_t d = 0;
-  for (; d + 2 * kLanes <= dim; d += 2 * kLanes) {
-    const vf a = widen(key + d), b = widen(key + d + kLanes);
+    for (int h = 0; h < H; ++h) head[h] = load(q + h * pitch + d);
+#pragma GCC unroll 16
+    for (int j = 0; j < K; ++j) {
+      const vf key = read(keys[j] + d);
 #pragma GCC unroll 4
-    for (int h = 0; h < H; ++h) {
-      acc[h] = fma(load(q + h * pitch + d), a, acc[h]);
-      second[h] = fma(load(q + h * pitch + d + kLanes), b, second[h]);
+      for (int h = 0; h < H; ++h) acc[h * K + j] = fma(head[h], key, acc[h * K + j]);
     }
-  }
-  if (d + kLanes <= dim) {
-    const vf a = widen(key + d);
+  };
+  for (int64_t d = 0; d < whole; d += kLanes) at(d, [](const C* p) { return widen(p); });
+  if (whole < dim) at(whole, [&](const C* p) { return widen_part(p, dim - whole); });
+  alignas(64) float sums[kLanes];
+  store(sums, totals(acc));
 #pragma GCC unroll 4
-    for (int h = 0; h < H; ++h) acc[h] = fma(load(q + h * pitch + d), a, acc[h]);
-    d += kLanes;
-  }
-  for (int h = 0; h < H; ++h) {
-    float sum = total(add(acc[h], second[h]));
-    for (int64_t e = d; e < dim; ++e) sum += q[h * pitch + e] * to_float(key[e]);
-    to[h * kStep] = sum;
-  }
+  for (int h = 0; h < H; ++h) std::memcpy(to + h * kStep, sums + h * K, K * sizeof(float));
+}
+
+template <int H, typename C>
+inline void scores_of(const float* q, int64_t pitch, const C* const* keys, int64_t count, int64_t dim, float* to) {
+  for (int64_t j = 0; j < count; j += kLanes / H) score<H, C>(q, pitch, keys + j, dim, to + j);
 }
 
 // out[h] += weight[h][key] * value[key] for H heads and N vectors from d on.
@@ -118,7 +155,7 @@ inline void soften(float* scores, int64_t keys, float* state, float* out, int64_
 // Keys [first, last) of sequence b for the heads of one group; `state` has (2 + padded D) floats a head.
 template <typename C>
 void piece(const Decode& a, const float* q, int64_t b, int64_t group, int64_t first, int64_t last, float* state, int64_t pitch) {
-  const int64_t each = a.heads / a.groups, row = a.groups * a.dim;
+  const int64_t each = a.heads / a.groups, row = a.groups * a.dim, width = round_up(a.dim, kLanes);
   const C *k = static_cast<const C*>(a.k) + group * a.dim, *v = static_cast<const C*>(a.v) + group * a.dim;
   std::vector<float> scores(each * kStep);
   const C *keys[kStep], *values[kStep];
@@ -133,12 +170,11 @@ void piece(const Decode& a, const float* q, int64_t b, int64_t group, int64_t fi
       const int64_t index = a.table ? a.table[b * a.blocks + key / a.block_size] * a.block_size + key % a.block_size : b * a.keys + key;
       keys[j] = k + index * row, values[j] = v + index * row;
     }
-    for (int64_t j = 0; j < count; ++j) {
-      int64_t h = 0;
-      for (; h + 4 <= each; h += 4) score<4, C>(q + h * a.dim, a.dim, keys[j], a.dim, &scores[h * kStep + j]);
-      if (each - h >= 2) score<2, C>(q + h * a.dim, a.dim, keys[j], a.dim, &scores[h * kStep + j]), h += 2;
-      if (each - h == 1) score<1, C>(q + h * a.dim, a.dim, keys[j], a.dim, &scores[h * kStep + j]);
-    }
+    for (int64_t j = count; j < round_up(count, kLanes); ++j) keys[j] = keys[count - 1];  // their scores are not used
+    int64_t head = 0;
+    for (; head + 4 <= each; head += 4) scores_of<4, C>(q + head * width, width, keys, count, a.dim, &scores[head * kStep]);
+    if (each - head >= 2) scores_of<2, C>(q + head * width, width, keys, count, a.dim, &scores[head * kStep]), head += 2;
+    if (each - head == 1) scores_of<1, C>(q + head * width, width, keys, count, a.dim, &scores[head * kStep]);
     for (int64_t h = 0; h < each; ++h) soften(&scores[h * kStep], count, state + h * pitch, state + h * pitch + kHead, a.dim);
     int64_t h = 0;
     float* out = state + kHead;
@@ -166,8 +202,10 @@ void join(const float* states, int64_t pieces, int64_t step, int64_t dim, T* out
 template <typename T, typename C>
 void decode(const Decode& a) {
   const int64_t each = a.heads / a.groups, pitch = kHead + round_up(a.dim, kLanes), step = each * pitch;
-  std::vector<float> q(a.batch * a.heads * a.dim);
-  for (size_t i = 0; i < q.size(); ++i) q[i] = to_float(static_cast<const T*>(a.q)[i]) * a.scale * kLog2e;
+  const int64_t width = round_up(a.dim, kLanes);
+  std::vector<float> q(a.batch * a.heads * width, 0.0f);
+  for (int64_t i = 0; i < a.batch * a.heads; ++i)
+    for (int64_t d = 0; d < a.dim; ++d) q[i * width + d] = to_float(static_cast<const T*>(a.q)[i * a.dim + d]) * a.scale * kLog2e;
   struct Work {
     int64_t batch, group, first, at;
   };
@@ -189,7 +227,7 @@ void decode(const Decode& a) {
     for (int64_t i = 0; i < pieces; ++i) {
       const Work& w = work[i];
       const int64_t last = std::min<int64_t>(w.first + kSplit, a.lengths[w.batch]);
-      piece<C>(a, q.data() + (w.batch * a.heads + w.group * each) * a.dim, w.batch, w.group, w.first, last, states.get() + w.at, pitch);
+      piece<C>(a, q.data() + (w.batch * a.heads + w.group * each) * width, w.batch, w.group, w.first, last, states.get() + w.at, pitch);
     }
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < rows; ++i)
