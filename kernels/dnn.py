@@ -1,8 +1,8 @@
 """linear and conv2d by oneDNN on the CPU: packed or plain weights, bias, activation and residual fused, with gradients.
 
-The library is the one that Paddle's wheel carries (dygraph itself doesn't use it); csrc/ops_dnn.cc has the ops. Shapes: (..., in) by
-(in, out), and (B, Y, X, in) by (out, in, kh, kw). A gradient goes through a PyLayer, first derivatives only; then the activation and the
-residual are ops of their own, because their inputs have to be kept anyway.
+The library is the one that Paddle's wheel carries (dygraph itself doesn't use it); csrc/ops_dnn.cc has the ops. Shapes:
+(..., in) by (in, out), and (B, Y, X, in) by (out, in, kh, kw). A gradient goes through a PyLayer, first derivatives
+only; then an activation is an op of its own, because its input has to be kept anyway.
 """
 
 import functools
@@ -31,7 +31,7 @@ def _avx512() -> bool:
 
 
 def refuse(call: Call) -> str | None:
-    """Why oneDNN can't do this linear or conv2d; options are (weight's dtype, layout of a packed weight or None, ...)."""
+    """Why oneDNN can't do this linear or conv2d, or None; Call.options are described in kernels/linear.py."""
     dtype, layout = call.options[0], call.options[1]
     return no(
         (call.device != "cpu", "needs the CPU"),
@@ -74,7 +74,8 @@ def activate(x: Tensor, act: str | None) -> Tensor:
             return glu.quick_gelu(x)
         case "geglu":
             return glu.geglu(x)
-    return x
+        case _:
+            return x
 
 
 def _finish(y: Tensor, act: str | None, residual: Tensor | None) -> Tensor:
@@ -108,7 +109,9 @@ class _Conv2d(PyLayer):
     """Channels-last convolution with gradients of what needs one; `window` is (stride, top, bottom, left, right)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Weight, bias: Tensor | None, residual: Tensor | None, window: list[int]) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Weight, bias: Tensor | None, residual: Tensor | None, window: list[int]
+    ) -> Tensor:
         ctx.weight, ctx.wants, ctx.window, ctx.shape = weight, _wants(x, weight, bias, residual), window, x.shape
         ctx.save_for_backward(x if ctx.wants[1] else None)
         return _conv2d(x, weight, bias, window, None, residual)
@@ -139,7 +142,9 @@ def _wants(x: Tensor, weight: Weight, bias: Tensor | None, residual: Tensor | No
     return tuple(None if t is None else not t.stop_gradient for t in inputs)
 
 
-def _gradients(ctx: Any, dy: Tensor, dx: Tensor | None, dw: Tensor | None, db: Tensor | None) -> tuple[Tensor | None, ...]:
+def _gradients(
+    ctx: Any, dy: Tensor, dx: Tensor | None, dw: Tensor | None, db: Tensor | None
+) -> tuple[Tensor | None, ...]:
     """Gradients as PyLayer counts them: one for each tensor among the inputs, the residual's is dy itself."""
     every = (dx, dw, db, dy if ctx.wants[3] else None)
     return tuple(g for g, wants in zip(every, ctx.wants, strict=True) if wants is not None)
@@ -189,4 +194,3 @@ def conv2d(
         inside = residual if act is None else None
         return _finish(_Conv2d.apply(x, weight, bias, inside, window), act, None if act is None else residual)
     return _conv2d(x, weight, bias, window, act, residual)
-

@@ -1,6 +1,6 @@
 """linear and conv2d: weights in Paddle's order, optionally packed once, with bias, activation and residual fused.
 
-Call.options: (the weight's dtype, layout of a packed weight or None, act) for linear; conv2d adds the weight's shape, stride and padding.
+Call.options: (weight's dtype, layout of a packed weight or None, act); conv2d adds the weight's shape, stride, padding.
 """
 
 from typing import Any
@@ -20,12 +20,16 @@ def _plain(weight: Tensor | Packed) -> Tensor:
     return weight.unpack() if isinstance(weight, Packed) else weight
 
 
-def _linear_gpu(x: Tensor, weight: Tensor | Packed, bias: Tensor | None, act: str | None, residual: Tensor | None) -> Tensor:
+def _linear_gpu(
+    x: Tensor, weight: Tensor | Packed, bias: Tensor | None, act: str | None, residual: Tensor | None
+) -> Tensor:
     y = dnn.activate(F.linear(x, _plain(weight), bias), act)
     return y if residual is None else y + residual
 
 
-def _linear_reference(x: Tensor, weight: Tensor | Packed, bias: Tensor | None, act: str | None, residual: Tensor | None) -> Tensor:
+def _linear_reference(
+    x: Tensor, weight: Tensor | Packed, bias: Tensor | None, act: str | None, residual: Tensor | None
+) -> Tensor:
     return reference.linear(x, _plain(weight), bias, act, residual)
 
 
@@ -60,7 +64,9 @@ def _form(weight: Tensor | Packed) -> tuple[str, str | None]:
 
 def _check_residual(op: str, residual: Tensor, shape: list[int]) -> None:
     if residual.shape != shape:
-        raise ValueError(f"{op}: the residual is {tuple(residual.shape)}, the result that it is added to {tuple(shape)}")
+        raise ValueError(
+            f"{op}: the residual is {tuple(residual.shape)}, the result that it is added to {tuple(shape)}"
+        )
 
 
 def linear(
@@ -74,7 +80,8 @@ def linear(
     """act(x @ weight + bias) + residual.
 
     x (..., in), weight (in, out) or a `Packed` one, bias (out,), residual of the result's shape.
-    act is None, "silu", "gelu", "gelu_tanh", "quick_gelu" or "geglu"; geglu halves out: first half times GELU of the second.
+    act is None, "silu", "gelu", "gelu_tanh", "quick_gelu" or "geglu"; geglu halves out: first half times GELU of the
+    second. Raises ValueError where shapes do not fit.
     """
     if act not in _ACTS:
         raise ValueError(f"unknown activation {act!r}; known: {', '.join(map(str, _ACTS))}")
@@ -82,8 +89,10 @@ def linear(
     if shape[-1] != width_in:
         raise ValueError(f"linear: the input's last axis is {shape[-1]}, the weight is {tuple(weight.shape)} (in, out)")
     if act == "geglu" and width_out % 2:
-        raise ValueError(f"linear: geglu halves the outputs, so they must be even; the weight is {tuple(weight.shape)} (in, out)")
-    if bias is not None and bias.shape[0] != width_out:
+        raise ValueError(
+            f"linear: geglu halves the outputs, so they must be even; the weight is {tuple(weight.shape)} (in, out)"
+        )
+    if bias is not None and bias.shape != [width_out]:
         raise ValueError(f"linear: a bias of shape {tuple(bias.shape)} does not fit {width_out} outputs")
     if residual is not None:
         _check_residual("linear", residual, [*shape[:-1], width_out // 2 if act == "geglu" else width_out])
@@ -99,7 +108,7 @@ def _conv2d_shape(shape: list[int], weight: tuple[int, ...], stride: int, pads: 
     width = (shape[2] + pads[2] + pads[3] - weight[3]) // stride + 1
     if height < 1 or width < 1:
         raise ValueError(
-            f"conv2d: a window of {weight[2]}x{weight[3]} does not fit into an input of {shape[1]}x{shape[2]} padded by {pads}"
+            f"conv2d: a window of {weight[2]}x{weight[3]} does not fit into {shape[1]}x{shape[2]} padded by {pads}"
             " (top, bottom, left, right)"
         )
     return [shape[0], height, width, weight[0]]
@@ -117,7 +126,8 @@ def conv2d(
 ) -> Tensor:
     """act(conv(x, weight) + bias) + residual, channels last.
 
-    x (B, Y, X, in), weight (out, in, kh, kw) or a `Packed` one, padding one number or (top, bottom, left, right), act None or "silu".
+    x (B, Y, X, in), weight (out, in, kh, kw) or a `Packed` one, padding one number or (top, bottom, left, right), act
+    None or "silu". Raises ValueError where shapes do not fit.
     """
     if act not in (None, "silu"):
         raise ValueError(f"conv2d fuses no activation or 'silu', not {act!r}")
@@ -126,9 +136,11 @@ def conv2d(
         raise ValueError(f"conv2d: input {tuple(shape)} (B, Y, X, C) does not fit weight {window} (out, in, kh, kw)")
     pads = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
     if stride < 1 or len(pads) != 4 or min(pads) < 0:
-        raise ValueError(f"conv2d: stride {stride} and padding {padding}; they must be >= 1 and >= 0 (top, bottom, left, right)")
+        raise ValueError(
+            f"conv2d: stride {stride} and padding {padding}; they must be >= 1 and >= 0 (top, bottom, left, right)"
+        )
     result = _conv2d_shape(shape, window, stride, pads)
-    if bias is not None and bias.shape[0] != window[0]:
+    if bias is not None and bias.shape != [window[0]]:
         raise ValueError(f"conv2d: a bias of shape {tuple(bias.shape)} does not fit {window[0]} outputs")
     if residual is not None:
         _check_residual("conv2d", residual, result)
@@ -139,14 +151,14 @@ def conv2d(
 
 
 def pack_linear(weight: Tensor) -> Packed:
-    """A linear weight (in, out) in the fastest kernel's layout; the plain one may be freed. `.unpack()` gives it back."""
+    """A linear weight (in, out) in the fastest kernel's layout; the plain one may be freed, `.unpack()` restores it."""
     if weight.ndim != 2:
         raise ValueError(f"pack_linear packs (in, out), not {tuple(weight.shape)}")
     return dnn.pack("linear", weight) or Packed("linear", tuple(weight.shape), dtype_of(weight), weight)
 
 
 def pack_conv2d(weight: Tensor) -> Packed:
-    """A convolution weight (out, in, kh, kw) in the fastest kernel's layout; the plain one may be freed. `.unpack()` gives it back."""
+    """A convolution weight (out, in, kh, kw) in the fastest kernel's layout; `.unpack()` restores the plain one."""
     if weight.ndim != 4:
         raise ValueError(f"pack_conv2d packs (out, in, kh, kw), not {tuple(weight.shape)}")
     return dnn.pack("conv2d", weight) or Packed("conv2d", tuple(weight.shape), dtype_of(weight), weight)

@@ -1,4 +1,4 @@
-"""A weight in the layout that a fast kernel wants, made once; the plain tensor can be freed and got back bit for bit."""
+"""A weight in the layout that a fast kernel wants; the plain tensor can be freed and got back bit for bit."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from kernels import build
 class Packed:
     """An opaque weight for `linear` or `conv2d`, made by `pack_linear` and `pack_conv2d`.
 
-    It belongs to this process: a oneDNN layout is chosen for the CPU at hand and named by a number. Store plain weights instead.
+    It belongs to this process: oneDNN's layout is chosen for the CPU at hand and named by a number; store plain ones.
     """
 
     kind: str  # "linear" | "conv2d"
