@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ppdiffusers.models.config import ControlNetConfig, EncoderConfig, UNetConfig, VAEConfig
+from ppdiffusers.weights.plan import Rows, Spell, Squeeze, Take, Transpose
 
 Places = Iterator[tuple[str, str]]
 
@@ -28,7 +29,6 @@ VAE_LEAVES = {
     "to_v": "v",
     "to_out.0": "proj_out",
 }
-OLD_VAE_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,20 @@ class Names:
         return Names(self.places, self.leaves, prefix + self.prefix)
 
 
-OURS = Names({"": ""})
+def split(parameter: str) -> tuple[str, str]:
+    """(module, leaf) of a parameter's name."""
+    module, _, leaf = parameter.rpartition(".")
+    return module, leaf
+
+
+def spell_by(names: Names) -> Spell:
+    """Parameters of modules that `names` knows."""
+
+    def spell(parameter: str) -> tuple[Take, ...]:
+        module, leaf = split(parameter)
+        return (Take(f"{names(module)}.{leaf}"),)
+
+    return spell
 
 
 def _encoder_places(config: EncoderConfig) -> Places:
@@ -143,10 +156,15 @@ def vae_ldm_names(config: VAEConfig) -> Names:
     return Names(places, VAE_LEAVES)
 
 
-def vae_old_names() -> Names:
-    """diffusers before 0.15 said query, key, value and proj_attn in the VAE's attention; SD 1.5's folder still does."""
-    attentions = (f"{half}.mid_block.attentions.0" for half in ("encoder", "decoder"))
-    return Names({"": ""} | {place: place for place in attentions}, OLD_VAE_ATTENTION)
+def spell_vae_ldm(names: Names) -> Spell:
+    """LDM's VAE, whose attention was made of 1x1 convolutions."""
+
+    def spell(parameter: str) -> tuple[Take, ...]:
+        module, leaf = split(parameter)
+        squeezed = leaf == "weight" and ".attentions." in f".{module}" and not module.endswith("group_norm")
+        return (Take(f"{names(module)}.{leaf}", (Squeeze(),) if squeezed else ()),)
+
+    return spell
 
 
 OPEN_CLIP_LAYER = {
@@ -156,16 +174,31 @@ OPEN_CLIP_LAYER = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
-OPEN_CLIP_PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
 def open_clip_names(layers: int) -> Names:
-    """Names inside an OpenCLIP text tower, e.g. below `cond_stage_model.model.` or `conditioner.embedders.1.model.`.
-
-    Three things there are not modules with a weight and a bias, see `plan.open_clip_take`: `in_proj_weight` and
-    `in_proj_bias` (q, k, v stacked), `positional_embedding`, and `text_projection`, which multiplies from the right.
-    """
+    """Names inside an OpenCLIP text tower, e.g. below `cond_stage_model.model.` or `conditioner.embedders.1.model.`."""
     places = {"text_model.embeddings.token_embedding": "token_embedding", "text_model.final_layer_norm": "ln_final"}
     for i in range(layers):
         places[f"text_model.encoder.layers.{i}"] = f"transformer.resblocks.{i}"
     return Names(places, OPEN_CLIP_LAYER)
+
+
+def spell_open_clip(layers: int, prefix: str = "") -> Spell:
+    """OpenCLIP's text tower. No modules there: q, k, v stacked, the positions, the projection from the right."""
+    names = open_clip_names(layers).under(prefix)
+    special = {
+        "text_model.embeddings.position_embedding.weight": Take(f"{prefix}positional_embedding"),
+        "text_projection.weight": Take(f"{prefix}text_projection", (Transpose(),)),
+    }
+
+    def spell(parameter: str) -> tuple[Take, ...]:
+        if parameter in special:
+            return (special[parameter],)
+        module, leaf = split(parameter)
+        block, _, projection = module.rpartition(".self_attn.")
+        if projection in ("q_proj", "k_proj", "v_proj"):
+            return (Take(f"{names(block)}.attn.in_proj_{leaf}", (Rows("qkv".index(projection[0]), 3),)),)
+        return (Take(f"{names(module)}.{leaf}"),)
+
+    return spell
