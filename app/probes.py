@@ -81,6 +81,9 @@ PROBES: dict[str, Callable[[Any, Ask], Any]] = {
     "gelu": lambda k, a: k.gelu(a.full(2, 64, 320)),
     "gelu_tanh": lambda k, a: k.gelu_tanh(a.full(2, 64, 320)),
     "quick_gelu": lambda k, a: k.quick_gelu(a.full(2, 64, 320)),
+    "add": lambda k, a: k.add(a.full(2, 64, 320), a.full(2, 64, 320)),
+    "concat_channels": lambda k, a: k.concat_channels(a.full(2, 8, 8, 320), a.full(2, 8, 8, 640)),
+    "upsample_nearest2x": lambda k, a: k.upsample_nearest2x(a.full(2, 8, 8, 320)),
     "cross_entropy": _cross_entropy,
     "adamw_step": _adamw,
 }

@@ -3,6 +3,7 @@
 from kernels.attention import attention, attention_decode, attention_varlen
 from kernels.choose import explain, use
 from kernels.glu import geglu, gelu, gelu_tanh, quick_gelu, silu, swiglu
+from kernels.layout import add, concat_channels, upsample_nearest2x
 from kernels.linear import conv2d, linear, pack_conv2d, pack_linear
 from kernels.loss import cross_entropy
 from kernels.memory import keep_freed_memory, release_freed_memory
@@ -10,13 +11,17 @@ from kernels.norm import group_norm, group_norm_silu, layer_norm, rms_norm
 from kernels.optim import adamw_step
 from kernels.packed import Packed
 from kernels.rope import rope
+from kernels.status import Status, status
 
 __all__ = [
     "Packed",
+    "Status",
     "adamw_step",
+    "add",
     "attention",
     "attention_decode",
     "attention_varlen",
+    "concat_channels",
     "conv2d",
     "cross_entropy",
     "explain",
@@ -34,7 +39,9 @@ __all__ = [
     "rms_norm",
     "rope",
     "silu",
+    "status",
     "swiglu",
+    "upsample_nearest2x",
     "use",
 ]
 

@@ -6,8 +6,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any
 
 import paddle
+
+from kernels import build
 
 Run = Callable[..., "paddle.Tensor"]
 
@@ -35,11 +38,13 @@ class Kernel:
     name: str
     run: Run
     refuse: Callable[[Call], str | None]
+    covers: str = ""  # in words, for `kernels.status`: device, dtypes, gradients
 
 
 _tables: dict[str, tuple[Kernel, ...]] = {}
 _NOTHING: MappingProxyType[str, str] = MappingProxyType({})
 _forced: ContextVar[MappingProxyType[str, str]] = ContextVar("forced kernels", default=_NOTHING)
+_asking: ContextVar[bool] = ContextVar("explain wants the call, not its result", default=False)
 
 
 def no(*checks: tuple[bool, str]) -> str | None:
@@ -102,14 +107,51 @@ def _choose(call: Call, forced: str | None) -> Kernel:
     raise AssertionError(f"the table of {call.op} has no kernel that accepts everything")
 
 
+build.on_change(_choose.cache_clear)  # a build in this process makes kernels available that have refused until now
+
+
+class _Asked(Exception):
+    """Carries a call out of an op that `explain` has started."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+
+def _wish(op: str) -> str | None:
+    """The kernel that has to be taken, if any: a forced one, or the plain one where MIXSTUDIO_KERNELS=off."""
+    return _forced.get().get(op) or (_tables[op][-1].name if build.switched_off() else None)
+
+
 def choose(call: Call) -> Kernel:
     """The first kernel of the op's table that accepts the call, or the forced one."""
-    return _choose(call, _forced.get().get(call.op))
+    if _asking.get():
+        raise _Asked(call)
+    return _choose(call, _wish(call.op))
 
 
-def explain(call: Call) -> str:
-    """One line a kernel: chosen, would accept, or refused with the reason."""
-    chosen, lines = choose(call).name, []
+def _call_of(op: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Call:
+    if op not in _tables:
+        raise ValueError(f"there is no op called {op!r}; there are {', '.join(sorted(_tables))}")
+    import kernels
+
+    token = _asking.set(True)
+    try:
+        getattr(kernels, op)(*arguments, **options)
+    except _Asked as asked:
+        return asked.call
+    finally:
+        _asking.reset(token)
+    raise ValueError(f"{op} needs no kernel for these arguments")
+
+
+def explain(what: "Call | str", *arguments: Any, **options: Any) -> str:
+    """One line a kernel: chosen, would accept, or refused with the reason.
+
+    Takes a `Call`, or the name of an op and the arguments that it would be called with:
+    explain("attention", q, k, v, causal=True).
+    """
+    call = _call_of(what, arguments, options) if isinstance(what, str) else what
+    chosen, lines = _choose(call, _wish(call.op)).name, []
     for kernel in _tables[call.op]:
         why = kernel.refuse(call)
         verdict = "chosen" if kernel.name == chosen else "would accept" if why is None else f"refused: {why}"

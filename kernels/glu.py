@@ -6,8 +6,8 @@ Call.options: (number of further arguments,).
 from paddle import Tensor
 
 from kernels import build, reference
-from kernels.choose import Call, Kernel, accept, choose, device_of, dtype_of, needs_grad, table
-from kernels.native import gpu_refusal, refusal
+from kernels.choose import Call, Kernel, choose, device_of, dtype_of, needs_grad, table
+from kernels.native import COVERS, GPU_COVERS, gpu_refusal, plain, refusal
 
 build.register(build.Extension("elementwise", kernels=("elementwise.cc",)))
 
@@ -16,7 +16,7 @@ _refuse = refusal("elementwise")
 
 
 def _act(kind: int) -> Kernel:
-    return Kernel("native", lambda x: build.run("mix_act", x, kind), _refuse)
+    return Kernel("native", lambda x: build.run("mix_act", x, kind), _refuse, COVERS)
 
 
 def _geglu_native(x: Tensor) -> Tensor:
@@ -33,17 +33,17 @@ def _swiglu_paddle(gate: Tensor, up: Tensor | None = None) -> Tensor:
     return fused(gate, up)
 
 
-table("geglu", Kernel("native", _geglu_native, _refuse), Kernel("reference", reference.geglu, accept))
+table("geglu", Kernel("native", _geglu_native, _refuse, COVERS), plain(reference.geglu))
 table(
     "swiglu",
-    Kernel("native", _swiglu_native, _refuse),
-    Kernel("paddle_gpu", _swiglu_paddle, gpu_refusal),
-    Kernel("reference", reference.swiglu, accept),
+    Kernel("native", _swiglu_native, _refuse, COVERS),
+    Kernel("paddle_gpu", _swiglu_paddle, gpu_refusal, GPU_COVERS),
+    plain(reference.swiglu),
 )
-table("silu", _act(SILU), Kernel("reference", reference.silu, accept))
-table("gelu", _act(GELU), Kernel("reference", reference.gelu, accept))
-table("gelu_tanh", _act(GELU_TANH), Kernel("reference", reference.gelu_tanh, accept))
-table("quick_gelu", _act(QUICK_GELU), Kernel("reference", reference.quick_gelu, accept))
+table("silu", _act(SILU), plain(reference.silu))
+table("gelu", _act(GELU), plain(reference.gelu))
+table("gelu_tanh", _act(GELU_TANH), plain(reference.gelu_tanh))
+table("quick_gelu", _act(QUICK_GELU), plain(reference.quick_gelu))
 
 
 def _run(op: str, x: Tensor, *more: Tensor | None) -> Tensor:
@@ -68,7 +68,9 @@ def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
         _check_halves("swiglu", gate)
         return _run("swiglu", gate)
     if gate.shape != up.shape or gate.dtype != up.dtype:
-        raise ValueError(f"swiglu: gate {tuple(gate.shape)} {gate.dtype} and up {tuple(up.shape)} {up.dtype} must be alike")
+        raise ValueError(
+            f"swiglu: gate {tuple(gate.shape)} {gate.dtype} and up {tuple(up.shape)} {up.dtype} must be alike"
+        )
     return _run("swiglu", gate, up)
 
 

@@ -3,8 +3,8 @@
 from paddle import Tensor
 
 from kernels import build, reference
-from kernels.choose import Call, Kernel, accept, choose, device_of, dtype_of, needs_grad, table
-from kernels.native import refusal
+from kernels.choose import Call, Kernel, choose, device_of, dtype_of, needs_grad, table
+from kernels.native import COVERS, plain, refusal
 
 build.register(build.Extension("loss", kernels=("loss.cc",)))
 
@@ -18,13 +18,13 @@ def _cross_entropy_native(logits: Tensor, labels: Tensor, ignore_index: int) -> 
 
 table(
     "cross_entropy",
-    Kernel("native", _cross_entropy_native, refusal("loss")),
-    Kernel("reference", reference.cross_entropy, accept),
+    Kernel("native", _cross_entropy_native, refusal("loss"), COVERS),
+    plain(reference.cross_entropy),
 )
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = -100) -> Tensor:
-    """Mean cross entropy of logits (..., V) and integer labels (...) over the labels that are not ignore_index; float32."""
+    """Mean cross entropy of logits (..., V) and integer labels (...) over those that are not ignore_index; float32."""
     if list(logits.shape[:-1]) != list(labels.shape):
         raise ValueError(f"cross_entropy: logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not fit")
     flat, labels = logits.reshape([-1, logits.shape[-1]]), labels.reshape([-1])

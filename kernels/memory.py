@@ -1,7 +1,8 @@
-"""Keep freed memory in the process: for tensors of megabytes, getting pages from the system costs more than most ops do.
+"""Keep freed memory in the process: getting pages for tensors of megabytes costs more than most ops do.
 
-Paddle's CPU allocator hands every tensor to malloc, and glibc maps and unmaps anything large: each output is paid for again with one
-page fault per 4 KiB. Measured: F.relu on 42 MB 40 -> 3 ms, our gelu 49 -> 9 ms, with 10,241 page faults a call before and none after.
+Paddle's CPU allocator hands every tensor to malloc, and glibc maps and unmaps anything large: each output is paid for
+again with one page fault per 4 KiB. Measured: F.relu on 42 MB 40 -> 3 ms, our gelu 49 -> 9 ms, with 10,241 page
+faults a call before and none after.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ _KEEP = 2**31 - 1  # bytes free at the heap's end before they go back; the large
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc reuse big blocks instead of returning them; False where that can't be or MIXSTUDIO_MALLOC=system forbids it.
+    """Let malloc reuse big blocks instead of returning them; False where that can't be or MIXSTUDIO_MALLOC=system.
 
     One arena serves all threads, or a worker thread would have a heap of its own that is unmapped when empty.
     """

@@ -1,11 +1,13 @@
-"""What the C++ kernels for the CPU have in common when they look at a call."""
+"""What tables of ops have in common: how the C++ and Paddle's CUDA kernels refuse, and the plain row at the end."""
 
 from collections.abc import Callable
 
 from kernels import build
-from kernels.choose import Call, no
+from kernels.choose import Call, Kernel, Run, accept, no
 
 DTYPES = ("float32", "bfloat16")
+COVERS = "CPU; float32, bfloat16; gradients"
+GPU_COVERS = "GPU; float32, bfloat16, float16; gradients"
 
 
 def refusal(extension: str) -> Callable[[Call], str | None]:
@@ -23,3 +25,8 @@ def refusal(extension: str) -> Callable[[Call], str | None]:
 def gpu_refusal(call: Call) -> str | None:
     """A `refuse` for Paddle's fused CUDA kernels."""
     return no((call.device != "gpu", "needs a GPU"), (call.dtype not in (*DTYPES, "float16"), f"no {call.dtype}"))
+
+
+def plain(run: Run) -> Kernel:
+    """The last row of a table: an op of reference.py."""
+    return Kernel("reference", run, accept, "everything, in plain Paddle")

@@ -10,8 +10,8 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from kernels import build, reference
-from kernels.choose import Call, Kernel, accept, choose, device_of, dtype_of, needs_grad, table
-from kernels.native import gpu_refusal, refusal
+from kernels.choose import Call, Kernel, choose, device_of, dtype_of, needs_grad, table
+from kernels.native import COVERS, GPU_COVERS, gpu_refusal, plain, refusal
 
 build.register(build.Extension("norm", kernels=("group_norm.cc", "row_norm.cc")))
 _refuse = refusal("norm")
@@ -62,21 +62,21 @@ def _rms_norm_paddle(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 table(
     "group_norm",
-    Kernel("native", _group_norm_native, _refuse),
-    Kernel("paddle_gpu", _group_norm_paddle, gpu_refusal),
-    Kernel("reference", reference.group_norm, accept),
+    Kernel("native", _group_norm_native, _refuse, COVERS),
+    Kernel("paddle_gpu", _group_norm_paddle, gpu_refusal, GPU_COVERS),
+    plain(reference.group_norm),
 )
 table(
     "layer_norm",
-    Kernel("native", _layer_norm_native, _refuse),
-    Kernel("paddle_gpu", _layer_norm_paddle, gpu_refusal),
-    Kernel("reference", reference.layer_norm, accept),
+    Kernel("native", _layer_norm_native, _refuse, COVERS),
+    Kernel("paddle_gpu", _layer_norm_paddle, gpu_refusal, GPU_COVERS),
+    plain(reference.layer_norm),
 )
 table(
     "rms_norm",
-    Kernel("native", _rms_norm_native, _refuse),
-    Kernel("paddle_gpu", _rms_norm_paddle, gpu_refusal),
-    Kernel("reference", reference.rms_norm, accept),
+    Kernel("native", _rms_norm_native, _refuse, COVERS),
+    Kernel("paddle_gpu", _rms_norm_paddle, gpu_refusal, GPU_COVERS),
+    plain(reference.rms_norm),
 )
 
 

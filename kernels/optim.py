@@ -6,8 +6,8 @@ Call.options: (dtypes of parameters and gradients, dtypes of moments), each a so
 from paddle import Tensor, no_grad
 
 from kernels import build, reference
-from kernels.choose import Call, Kernel, accept, choose, device_of, dtype_of, no, table
-from kernels.native import DTYPES, refusal
+from kernels.choose import Call, Kernel, choose, device_of, dtype_of, no, table
+from kernels.native import DTYPES, plain, refusal
 
 build.register(build.Extension("optim", kernels=("optim.cc",)))
 _native = refusal("optim")
@@ -33,8 +33,8 @@ def _adamw_native(
 
 table(
     "adamw_step",
-    Kernel("native", _adamw_native, _refuse),
-    Kernel("reference", reference.adamw_step, accept),
+    Kernel("native", _adamw_native, _refuse, "CPU; float32, bfloat16; moments float32"),
+    plain(reference.adamw_step),
 )
 
 
@@ -58,6 +58,5 @@ def adamw_step(
             raise ValueError(f"adamw_step: parameter, gradient and both moments must have one shape, got {shapes}")
     options = (_dtypes(params, grads), _dtypes(exp_avgs, exp_avg_sqs))
     call = Call("adamw_step", device_of(params[0]), dtype_of(params[0]), options=options)
-    choose(call).run(
-        params, grads, exp_avgs, exp_avg_sqs, step=step, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay
-    )  # fmt: skip
+    numbers = {"step": step, "lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+    choose(call).run(params, grads, exp_avgs, exp_avg_sqs, **numbers)

@@ -1,8 +1,8 @@
 """Each op in plain Paddle: the definition, the gradient by autograd, and the path that works everywhere.
 
 Shapes: B batch, L query tokens, M key tokens, H heads, G key/value heads, D per head, C channels, Y X height and width.
-Statistics, softmax and losses are computed in float32 whatever the input's dtype. On the CPU everything is: Paddle 3.3 has no
-bfloat16 kernels there for matmul, conv2d, softmax and most activations.
+Statistics, softmax and losses are computed in float32 whatever the input's dtype. On the CPU everything is: Paddle 3.3 has
+no bfloat16 kernels there for sums, matmul, conv2d, softmax and most activations.
 """
 
 import functools
@@ -19,7 +19,7 @@ _HALF = (paddle.bfloat16, paddle.float16)
 
 
 def in_float32(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`op` computed in float32 when its first tensor is a half-width one on the CPU; the result is of that dtype again."""
+    """`op` in float32 when its first tensor is a half-width one on the CPU; the result is of that dtype again."""
 
     @functools.wraps(op)
     def widened(x: Tensor, *rest: Any) -> Tensor:
@@ -244,3 +244,23 @@ def adamw_step(
             s.set_value(beta2 * s + (1 - beta2) * g * g)
             value = p.astype(m.dtype) * (1 - lr * weight_decay) - rate * m / (s.sqrt() / root + eps)
             p.set_value(value.astype(p.dtype))
+
+
+@in_float32
+def add(a: Tensor, b: Tensor) -> Tensor:
+    """a + b."""
+    return a + b
+
+
+@in_float32
+def concat_channels(a: Tensor, b: Tensor) -> Tensor:
+    """Joined along the last axis."""
+    return paddle.concat([a, b], axis=-1)
+
+
+@in_float32
+def upsample_nearest2x(x: Tensor) -> Tensor:
+    """(B, Y, X, C) -> (B, 2 Y, 2 X, C)."""
+    batch, height, width, channels = x.shape
+    wide = x.reshape([batch, height, 1, width, 1, channels]).expand([batch, height, 2, width, 2, channels])
+    return wide.reshape([batch, 2 * height, 2 * width, channels])

@@ -7,8 +7,8 @@ import paddle
 from paddle import Tensor
 
 from kernels import build, reference
-from kernels.choose import Call, Kernel, accept, choose, device_of, dtype_of, needs_grad, no, table
-from kernels.native import gpu_refusal, refusal
+from kernels.choose import Call, Kernel, choose, device_of, dtype_of, needs_grad, no, table
+from kernels.native import COVERS, GPU_COVERS, gpu_refusal, plain, refusal
 
 _native = refusal("norm")  # lives in csrc/cpu/row_norm.cc
 
@@ -41,9 +41,9 @@ def _rope_paddle(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tens
 
 table(
     "rope",
-    Kernel("native", _rope_native, _refuse),
-    Kernel("paddle_gpu", _rope_paddle, _refuse_paddle),
-    Kernel("reference", reference.rope, accept),
+    Kernel("native", _rope_native, _refuse, COVERS),
+    Kernel("paddle_gpu", _rope_paddle, _refuse_paddle, GPU_COVERS),
+    plain(reference.rope),
 )
 
 

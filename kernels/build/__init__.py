@@ -1,10 +1,12 @@
 """Find, load and build the C++ kernels; `python -m kernels.build` builds them all and says what came of it.
 
-Each extension is one shared library: a registration file (csrc/ops_<name>.cc, which sees Paddle's headers) and kernels (csrc/cpu/*.cc,
-which do not, and are compiled once per instruction set). Libraries lie in a cache under a hash of their sources, the flags and Paddle's
-version, so importing never compiles and never fails: what is absent is told by `why_not`, and the op's plain kernels serve meanwhile.
+Each extension is one shared library: a registration file (csrc/ops_<name>.cc, which sees Paddle's headers) and
+kernels (csrc/cpu/*.cc, which do not, and are compiled once per instruction set). Libraries lie in a cache under a
+hash of their sources, the flags and Paddle's version, so importing never compiles and never fails: what is absent is
+told by `why_not`, and the op's plain kernels serve meanwhile.
 
-Environment: MIXSTUDIO_KERNELS=off does without them, MIXSTUDIO_CACHE moves the cache, CXX names the compiler (else g++).
+Environment: MIXSTUDIO_KERNELS=off does without them, MIXSTUDIO_CACHE moves the cache, CXX names the compiler (else
+g++).
 """
 
 import functools
@@ -23,7 +25,19 @@ from typing import Any
 from kernels.build import compile as making
 from kernels.build.compile import BuildError
 
-__all__ = ["EXTENSIONS", "BuildError", "Extension", "build", "build_all", "library", "load", "register", "run", "unsupported", "why_not"]
+__all__ = [
+    "EXTENSIONS",
+    "BuildError",
+    "Extension",
+    "build",
+    "build_all",
+    "library",
+    "load",
+    "register",
+    "run",
+    "unsupported",
+    "why_not",
+]
 
 COMMAND = "python -m kernels.build"
 OFF = ("off", "0", "reference")
@@ -140,7 +154,7 @@ def load(name: str) -> bool:
 
 
 def why_not(name: str) -> str | None:
-    """Why extension `name` is absent, or None when it is loaded. Asked once a process; a build in this process asks anew."""
+    """Why extension `name` is absent, or None when it is loaded. Looked up once, and again after a build."""
     if name not in _loaded:
         _loaded[name] = _try_load(EXTENSIONS[name])
     return _loaded[name]
@@ -172,9 +186,9 @@ def run(op: str, *arguments: Any) -> Any:
 
 
 def build(extension: Extension) -> Path:
-    """Compile and link one extension unless that has been done; returns the library. Raises BuildError with a sentence."""
+    """Compile and link one extension unless that has been done; returns the library. BuildError says why it can't."""
     target = library(extension)
-    making.make(target, extension.name, extension.registration, extension.kernels, extension.onednn, _paddle()[0])
+    making.make(target, making.Recipe(extension.name, extension.registration, extension.kernels, extension.onednn))
     if _loaded.get(extension.name) is not None:
         del _loaded[extension.name]
     return target
