@@ -1,7 +1,9 @@
-"""Single ops beside torch's: `MIXSTUDIO_REFERENCE_PYTHON=/path/to/python python benchmarks/kernel_ops.py [words of the rows wanted]`.
+"""Single ops beside torch's.
 
-Each side is a process of its own (torch never shares one with Paddle). For every row the two are asked in turn, three times, and the
-median of all calls counts. One row of the table below: op, what, arguments of the op's maker on both sides.
+    MIXSTUDIO_REFERENCE_PYTHON=/path/to/python python benchmarks/kernel_ops.py [words that the wanted rows contain]
+
+Each side is a process of its own (torch never shares one with Paddle). For every row the two are asked in turn, three
+times, and the median of all calls counts. A row of the table below: op, what, arguments of the op's maker on both sides.
 """
 
 import argparse
@@ -21,7 +23,9 @@ SETTLE = 0.3  # the other side's OpenMP threads spin this long after their last 
 DTYPES = ("float32", "bfloat16")
 
 
-def _attention(what: str, batch: int, length: int, keys: int, heads: int, groups: int, dim: int, **more: Any) -> dict[str, Any]:
+def _attention(
+    what: str, batch: int, length: int, keys: int, heads: int, groups: int, dim: int, **more: Any
+) -> dict[str, Any]:
     return {
         "op": "attention",
         "what": what,
@@ -34,7 +38,40 @@ def _decode(what: str, batch: int, keys: int, heads: int, groups: int, dim: int)
     return {"op": "attention_decode", "what": what, "arguments": arguments}
 
 
+def _linear(what: str, rows: int, width_in: int, width_out: int, **more: Any) -> dict[str, Any]:
+    arguments = {"x": [rows, width_in], "weight": [width_in, width_out], **more}
+    return {"op": "linear", "what": what, "arguments": arguments}
+
+
+def _conv2d(
+    what: str, batch: int, side: int, width_in: int, width_out: int, kernel: int = 3, **more: Any
+) -> dict[str, Any]:
+    arguments = {"x": [batch, side, side, width_in], "weight": [width_out, width_in, kernel, kernel], **more}
+    return {"op": "conv2d", "what": what, "arguments": arguments}
+
+
 ROWS = [
+    _conv2d("320 -> 320 @ 64", 2, 64, 320, 320),
+    _conv2d("640 -> 640 @ 32", 2, 32, 640, 640),
+    _conv2d("1280 -> 1280 @ 16", 2, 16, 1280, 1280),
+    _conv2d("1280 -> 1280 @ 8", 2, 8, 1280, 1280),
+    _conv2d("960 -> 320 @ 64", 2, 64, 960, 320),
+    _conv2d("4 -> 320 @ 64", 2, 64, 4, 320),
+    _conv2d("320 -> 4 @ 64", 2, 64, 320, 4),
+    _conv2d("VAE 128 -> 128 @ 512", 1, 512, 128, 128),
+    _conv2d("1x1 320 -> 640 @ 64", 2, 64, 320, 640, 1),
+    _conv2d("320 @ 64, residual", 2, 64, 320, 320, residual=True),
+    _conv2d("320 @ 64, training", 2, 64, 320, 320, grad=True),
+    _linear("8192 x 320 x 2560", 8192, 320, 2560),
+    _linear("8192 x 320 x 2560 geglu", 8192, 320, 2560, act="geglu"),
+    _linear("8192 x 1280 x 320, residual", 8192, 1280, 320, residual=True),
+    _linear("512 x 1280 x 10240", 512, 1280, 10240),
+    _linear("cross attention 154 x 768 x 320", 154, 768, 320),
+    _linear("CLIP 77 x 768 x 3072 quick_gelu", 77, 768, 3072, act="quick_gelu"),
+    _linear("one token 1 x 576 x 1536", 1, 576, 1536),
+    _linear("one token 1 x 576 x 49152", 1, 576, 49152),
+    _linear("4 tokens 4 x 4096 x 4096", 4, 4096, 4096),
+    _linear("8192 x 320 x 2560, training", 8192, 320, 2560, grad=True),
     _attention("SD 1.5 64x64 self", 2, 4096, 4096, 8, 8, 40),
     _attention("SD 1.5 32x32 self", 2, 1024, 1024, 8, 8, 80),
     _attention("SD 1.5 16x16 self", 2, 256, 256, 8, 8, 160),
@@ -84,6 +121,32 @@ def _our_decode(dtype: str, **arguments: Any) -> Callable[[], Any]:
     return lambda: attention_decode(*tensors, lengths)
 
 
+def _our_layer(op: str) -> Callable[..., Callable[[], Any]]:
+    def make(
+        dtype: str, x: list[int], weight: list[int], grad: bool = False, residual: bool = False, **how: Any
+    ) -> Any:
+        import paddle
+
+        import kernels
+
+        paddle.seed(0)
+        run = {"linear": kernels.linear, "conv2d": kernels.conv2d}[op]
+        if op == "conv2d":
+            how["padding"] = weight[2] // 2
+        outputs = weight[1] if op == "linear" else weight[0]
+        values, w, b = (paddle.randn(shape).astype(dtype) for shape in (x, weight, [outputs]))
+        if grad:
+            for t in (values, w, b):
+                t.stop_gradient = False
+            cotangent = paddle.randn([*x[:-1], outputs]).astype(dtype)
+            return lambda: paddle.grad(run(values, w, b, **how), [values, w, b], cotangent)
+        packed = {"linear": kernels.pack_linear, "conv2d": kernels.pack_conv2d}[op](w)
+        how["residual"] = paddle.randn([*x[:-1], outputs]).astype(dtype) if residual else None
+        return lambda: run(values, packed, b, **how)
+
+    return make
+
+
 # torch's side --------------------------------------------------------------------------------------------------------
 
 
@@ -106,9 +169,60 @@ def _torch_attention(dtype: str, causal: bool = False, grad: bool = False, **arg
     return lambda: torch.autograd.grad(run(), tensors, weight)
 
 
+def _torch_layer(op: str) -> Callable[..., Callable[[], Any]]:
+    def make(
+        dtype: str, x: list[int], weight: list[int], grad: bool = False, residual: bool = False, act: str | None = None
+    ) -> Any:
+        import torch
+        from torch.nn import functional
+
+        torch.manual_seed(0)
+        kind, outputs = getattr(torch, dtype), weight[1] if op == "linear" else weight[0]
+        values, w, b, rest = (torch.randn(shape, dtype=kind) for shape in (x, weight, [outputs], [*x[:-1], outputs]))
+        if op == "linear":
+            w = w.t().contiguous()
+        else:  # torch is fastest on channels-last pictures, too
+            values, rest, w = (
+                values.permute(0, 3, 1, 2),
+                rest.permute(0, 3, 1, 2),
+                w.contiguous(memory_format=torch.channels_last),
+            )
+
+        def run() -> Any:
+            y = (
+                functional.linear(values, w, b)
+                if op == "linear"
+                else functional.conv2d(values, w, b, padding=weight[2] // 2)
+            )
+            if act == "geglu":
+                first, second = y.chunk(2, dim=-1)
+                y = first * functional.gelu(second)
+            elif act == "quick_gelu":
+                y = y * torch.sigmoid(1.702 * y)
+            return y + rest if residual else y
+
+        if not grad:
+            return torch.no_grad()(run)
+        for t in (values, w, b):
+            t.requires_grad_()
+        return lambda: torch.autograd.grad(run(), (values, w, b), rest)
+
+    return make
+
+
 SIDES: dict[str, dict[str, Callable[..., Callable[[], Any]]]] = {
-    "mixstudio": {"attention": _our_attention, "attention_decode": _our_decode},
-    "torch": {"attention": _torch_attention, "attention_decode": _torch_attention},
+    "mixstudio": {
+        "attention": _our_attention,
+        "attention_decode": _our_decode,
+        "linear": _our_layer("linear"),
+        "conv2d": _our_layer("conv2d"),
+    },
+    "torch": {
+        "attention": _torch_attention,
+        "attention_decode": _torch_attention,
+        "linear": _torch_layer("linear"),
+        "conv2d": _torch_layer("conv2d"),
+    },
 }
 
 
@@ -144,7 +258,8 @@ def _start(python: str, side: str) -> "subprocess.Popen[str]":
 
 
 def _ask(server: "subprocess.Popen[str]", row: dict[str, Any]) -> list[float]:
-    assert server.stdin is not None and server.stdout is not None
+    assert server.stdin is not None
+    assert server.stdout is not None
     server.stdin.write(json.dumps(row) + "\n")
     server.stdin.flush()
     while line := server.stdout.readline():

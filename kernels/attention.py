@@ -2,9 +2,9 @@
 
 B batch, L query tokens, M key tokens, H heads, G key/value heads (H is a multiple of G), D per head.
 
-Call.shape is (L, M, H, G, D), Call.dtype that of q. Call.options: attention (dtype of the mask or None, causal, whether the
-mask wants a gradient); attention_varlen (causal, whether queries and keys share their boundaries); attention_decode (dtype of
-the cache, paged).
+Call.shape is (L, M, H, G, D), Call.dtype that of q. Call.options: attention (dtype of the mask or None, causal, whether
+the mask wants a gradient); attention_varlen (causal, whether queries and keys share their boundaries); attention_decode
+(dtype of the cache, paged).
 """
 
 import math
@@ -85,7 +85,7 @@ def _refuse_native(call: Call) -> str | None:
 def _varlen_native(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, causal: bool, scale: float) -> Tensor:
     bounds = (cu_q.astype("int32"), cu_k.astype("int32"))
     for name, cu, rows in (("cu_q", bounds[0], q.shape[0]), ("cu_k", bounds[1], k.shape[0])):
-        ends = cu.tolist()
+        ends = [int(end) for end in cu.numpy()]
         if ends[0] != 0 or ends[-1] != rows or sorted(ends) != ends:
             raise ValueError(f"attention_varlen: {name} must rise from 0 to the {rows} rows of the pack; got {ends}")
     return _run_native(q, k, v, _Ask("mix_attention_varlen", bounds, scale, causal))
@@ -175,11 +175,11 @@ class _Chunked(PyLayer):
         q, k, v = ctx.saved_tensor()
         dq, dk, dv = [], paddle.zeros(k.shape, "float32"), paddle.zeros(v.shape, "float32")
         for i in range(0, q.shape[1], ctx.block):
-            inputs = [t.detach() for t in (q[:, i : i + ctx.block], k, v)]
+            rows, keys, values = inputs = [t.detach() for t in (q[:, i : i + ctx.block], k, v)]
             for t in inputs:
                 t.stop_gradient = False
             with paddle.enable_grad():
-                out = _rows(*inputs, i, q.shape[1], ctx.ask)
+                out = _rows(rows, keys, values, i, q.shape[1], ctx.ask)
             # backward() rather than grad(): Paddle's grad() keeps global state and crashes inside another grad().
             paddle.autograd.backward([out], [dout[:, i : i + ctx.block]])
             grads = [t.grad for t in inputs]
@@ -323,8 +323,9 @@ def attention_decode(
 ) -> Tensor:
     """One new query a sequence over its cached keys: q (B, 1, H, D), caches (B, M, G, D), lengths int32 (B,) -> like q.
 
-    With block_table int32 (B, blocks) the caches are pages (pages, page size, G, D) and a sequence's keys lie in the pages
-    that its row names, in order. The cache may be bfloat16 under a float32 q. Raises ValueError when shapes do not fit.
+    With block_table int32 (B, blocks) the caches are pages (pages, page size, G, D) and a sequence's keys lie in the
+    pages that its row names, in order. The cache may be bfloat16 under a float32 q. Raises ValueError when shapes do
+    not fit.
     """
     _check(q, k_cache, v_cache, "attention_decode")
     if q.ndim != 4 or q.shape[1] != 1 or lengths.shape != [q.shape[0]]:

@@ -30,22 +30,26 @@ class Block {
     q_ = scratch;
     out_ = q_ + shape.width * kQueries;
     weights_ = out_ + shape.rows * kQueries;
-    bias_ = weights_ + kGather<Pair> * kQueries;
-    top_ = bias_ + kRows * kQueries;
+    bias_ = weights_ + (kGather<Pair> + kRows) * kQueries;
+    scores_ = bias_ + kRows * kQueries;
+    top_ = scores_ + kRows * kQueries;
     sum_ = top_ + kQueries;
+    ceiling_ = sum_ + kQueries;
+    shift_ = ceiling_ + kQueries;
   }
   static int64_t scratch(const Shape<Pair>& shape) {
-    return (shape.width + shape.rows + kGather<Pair> + kRows + 2) * kQueries;
+    return (shape.width + shape.rows + kGather<Pair> + 3 * kRows + 4) * kQueries;
   }
 
   void run(const Bias& bias, int64_t query, int64_t keys, const float* panels, const float* columns, int64_t column_depth) {
     std::fill(out_, out_ + shape_.rows * kQueries, 0.0f);
     std::fill(top_, top_ + kQueries, -kInf);
+    std::fill(ceiling_, ceiling_ + kQueries, -kInf);
+    std::fill(shift_, shift_ + kQueries, 0.0f);
     std::fill(sum_, sum_ + kQueries, 0.0f);
     columns_ = columns, column_depth_ = column_depth;
-    begin_ = 0;
+    begin_ = 0, pending_ = -1;
     for (int64_t key = 0; key < keys; key += kRows) {
-      if (key - begin_ >= kGather<Pair>) flush(key);
       const float* panel = panels + key / 8 * 8 * shape_.width + key % 8;
       if (bias.touches(key, query)) {
         bias.fill(key, query, bias_);
@@ -54,18 +58,20 @@ class Block {
         tile<false>(key, panel);
       }
     }
+    soften();
     flush(round_up(keys, kRows));
   }
 
   float *q_, *out_, *top_, *sum_;
 
  private:
-  // Weights of kRows keys; the score's scale is folded into the exponent.
+  // Scores of kRows keys. Their weights are left for the next call, which makes them between its products: the two keep different
+  // units of the CPU busy.
   template <bool Biased>
   __attribute__((always_inline)) inline void tile(int64_t key, const float* panel) {
     vf acc[kRows][N];
     clear(acc);
-    product<Pair, kRows, N, 1, 8>(acc, panel, q_, kQueries, shape_.depth);
+    score(acc, panel);
     const vf scale = all(a_.scale * kLog2e), factor = Biased ? all(1.0f) : scale;
     vf top[N];
     bool rises = false;
@@ -74,38 +80,67 @@ class Block {
       if constexpr (Biased)
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i) acc[i][n] = fma(acc[i][n], scale, load(bias_ + i * kQueries + n * kLanes));
-      vf most = acc[0][n];
 #pragma GCC unroll 8
-      for (int i = 1; i < kRows; ++i) most = max(acc[i][n], most);
+      for (int i = 0; i < kRows; ++i) store(scores_ + i * kQueries + n * kLanes, acc[i][n]);
+      vf most = max(acc[1][n], acc[0][n]);
+#pragma GCC unroll 8
+      for (int i = 2; i < kRows; i += 2) most = max(max(acc[i][n], acc[i + 1][n]), most);
       top[n] = mul(most, factor);
-      rises |= any_greater(top[n], add(load(top_ + n * kLanes), all(kSlack)));
+      rises |= any_greater(top[n], load(ceiling_ + n * kLanes));
     }
     if (__builtin_expect(rises, 0)) {
       flush(key);
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) rescale(n, top[n]);
+    } else if (key - begin_ >= kGather<Pair>) {
+      flush(key);
     }
-    float* to = weights_ + (key - begin_) / (Pair ? 2 : 1) * kQueries;
+    pending_ = key, factor_ = Biased ? 1.0f : a_.scale * kLog2e;
+  }
+
+  // acc = this tile's products, and the weights of the pending tile on the way.
+  __attribute__((always_inline)) inline void score(vf (&acc)[kRows][N], const float* panel) {
+    constexpr int kSteps = kRows / 2 * N;
+    const float* q = q_;
+    int64_t done = 0;
+    if (pending_ >= 0) {
+      if (shape_.depth >= kSteps) {
+        const vf factor = all(factor_);
+#pragma GCC unroll 1
+        for (int i = 0; i < kRows; i += 2)
 #pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) {
-      const vf best = load(top_ + n * kLanes), shift = sub(all(0.0f), pick_equal(best, all(-kInf), all(0.0f), best));
-      vf sum = load(sum_ + n * kLanes);
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) {
-        acc[i][n] = exp2_of<Pair>(fma(acc[i][n], factor, shift));
-        sum = add(sum, acc[i][n]);
-      }
-      store(sum_ + n * kLanes, sum);
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; i += 2) {
-        if constexpr (Pair) {
-          store_pair<Pair>(to + i / 2 * kQueries + n * kLanes, acc[i][n], acc[i + 1][n]);
-        } else {
-          store(to + i * kQueries + n * kLanes, acc[i][n]);
-          store(to + (i + 1) * kQueries + n * kLanes, acc[i + 1][n]);
-        }
+          for (int n = 0; n < N; ++n) {
+            product<Pair, kRows, N, 1, 8>(acc, panel, q, kQueries, 1);
+            panel += 8, q += kQueries;
+            soften_pair(i, n, factor);
+          }
+        done = kSteps;
+      } else {
+        soften();
       }
     }
+    product<Pair, kRows, N, 1, 8>(acc, panel, q, kQueries, shape_.depth - done);
+  }
+
+  // Weights of two keys of the pending tile; the score's scale is folded into the exponent.
+  __attribute__((always_inline)) inline void soften_pair(int i, int n, vf factor) {
+    const float* from = scores_ + i * kQueries + n * kLanes;
+    float* to = weights_ + (pending_ - begin_ + i) / (Pair ? 2 : 1) * kQueries + n * kLanes;
+    const vf shift = load(shift_ + n * kLanes);
+    const vf a = exp2_of<Pair>(fma(load(from), factor, shift)), b = exp2_of<Pair>(fma(load(from + kQueries), factor, shift));
+    store(sum_ + n * kLanes, add(load(sum_ + n * kLanes), add(a, b)));
+    if constexpr (Pair) {
+      store_pair<Pair>(to, a, b);
+    } else {
+      store(to, a);
+      store(to + kQueries, b);
+    }
+  }
+
+  __attribute__((noinline)) void soften() {
+    if (pending_ < 0) return;
+    for (int i = 0; i < kRows; i += 2)
+      for (int n = 0; n < N; ++n) soften_pair(i, n, all(factor_));
   }
 
   __attribute__((noinline)) void rescale(int n, vf top) {
@@ -113,6 +148,8 @@ class Block {
     vf factor = exp2_precise(sub(before, pick_equal(after, all(-kInf), all(0.0f), after)));
     factor = pick_equal(before, all(-kInf), all(0.0f), factor);
     store(top_ + n * kLanes, after);
+    store(ceiling_ + n * kLanes, add(after, all(kSlack)));
+    store(shift_ + n * kLanes, sub(all(0.0f), pick_equal(after, all(-kInf), all(0.0f), after)));
     store(sum_ + n * kLanes, mul(load(sum_ + n * kLanes), factor));
     for (int64_t d = 0; d < shape_.rows; ++d) {
       float* row = out_ + d * kQueries + n * kLanes;
@@ -132,9 +169,11 @@ class Block {
 
   const Attention& a_;
   const Shape<Pair>& shape_;
-  float *weights_, *bias_;
+  float *weights_, *bias_, *scores_;
+  float *ceiling_, *shift_;  // top + kSlack, and what is added inside the exponent: -top, or 0 where no key was seen
   const float* columns_;
-  int64_t column_depth_, begin_;
+  int64_t column_depth_, begin_, pending_;
+  float factor_;
 };
 
 template <typename T, bool Pair, int N>

@@ -33,9 +33,6 @@ inline bool any_greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ
 inline vf pick_equal(vf a, vf b, vf yes, vf no) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), no, yes); }
 inline vf round_even(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline vf shift_exponent(vf p, vf n) { return _mm512_scalef_ps(p, n); }
-inline vf add_exponent(vf p, vf t) {
-  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
-}
 #else
 using vf = __m256;
 constexpr int kLanes = 8;
@@ -52,9 +49,6 @@ inline vf max(vf a, vf b) { return _mm256_max_ps(a, b); }
 inline bool any_greater(vf a, vf b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
 inline vf pick_equal(vf a, vf b, vf yes, vf no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
 inline vf round_even(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline vf add_exponent(vf p, vf t) {
-  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
-}
 // p * 2^n in two halves, so that results down to the smallest normal are right; n is in [-252, 254].
 inline vf shift_exponent(vf p, vf n) {
   __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1), rest = _mm256_sub_epi32(whole, half);
@@ -88,20 +82,23 @@ inline vf exp2_precise(vf x) {
   return shift_exponent(p, n);
 }
 
-// 2^x for x in [-inf, 127] to 1e-4, enough where the result is rounded to bf16; 2^-126 stands for all that is smaller.
+// 2^x for x in [-inf, 127] to 1e-4, enough where the result is rounded to bf16; NaN stays NaN.
+#if defined(__AVX512F__)
 inline vf exp2_rough(vf x) {
-  x = max(all(-126.0f), x);
-  const vf magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, which is left in the low bits
-  vf t = add(x, magic), f = sub(x, sub(t, magic));
-  vf p = fma(all(5.51716691e-2f), f, all(2.42611122e-1f));
-  p = fma(p, f, all(6.93260985e-1f));
-  p = fma(p, f, all(9.99928074e-1f));
-  return add_exponent(p, t);
+  const vf f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // x - floor(x), 0 for -inf
+  vf p = fma(all(7.80245226e-02f), f, all(2.26067155e-01f));
+  p = fma(p, f, all(6.95833540e-01f));
+  p = fma(p, f, all(9.99925219e-01f));
+  return _mm512_scalef_ps(p, x);
 }
+#endif
 
 template <bool Rough>
 inline vf exp2_of(vf x) {
-  return Rough ? exp2_rough(x) : exp2_precise(x);
+#if defined(__AVX512F__)
+  if constexpr (Rough) return exp2_rough(x);
+#endif
+  return exp2_precise(x);
 }
 
 // Words that `count` values along k take.
