@@ -156,6 +156,26 @@ def vae_ldm_names(config: VAEConfig) -> Names:
     return Names(places, VAE_LEAVES)
 
 
+# Our names and older ones for the same thing: the VAE's attention before diffusers 0.15, transformers' CLIP since 5.0.
+OTHER_NAMES = (
+    (".to_q.", ".query."),
+    (".to_k.", ".key."),
+    (".to_v.", ".value."),
+    (".to_out.0.", ".proj_attn."),
+    ("text_model.", ""),
+)
+
+
+def spell_below(prefix: str) -> Spell:
+    """Our own names below a prefix, in the spellings of all versions of diffusers and transformers."""
+
+    def spell(parameter: str) -> tuple[Take, ...]:
+        others = (parameter.replace(ours, other) for ours, other in OTHER_NAMES if ours in parameter)
+        return (Take(prefix + parameter), *(Take(prefix + other) for other in others))
+
+    return spell
+
+
 def spell_vae_ldm(names: Names) -> Spell:
     """LDM's VAE, whose attention was made of 1x1 convolutions."""
 
