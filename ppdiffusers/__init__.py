@@ -17,6 +17,12 @@ PUBLIC = {
     "VAEConfig": "ppdiffusers.models.config",
     "CLIPTextConfig": "ppdiffusers.models.config",
     "ControlNetConfig": "ppdiffusers.models.config",
+    "StableDiffusionPipeline": "ppdiffusers.pipelines.pipeline",
+    "StableDiffusionImg2ImgPipeline": "ppdiffusers.pipelines.pipeline",
+    "StableDiffusionInpaintPipeline": "ppdiffusers.pipelines.pipeline",
+    "StableDiffusionControlNetPipeline": "ppdiffusers.pipelines.pipeline",
+    "StableDiffusionXLPipeline": "ppdiffusers.pipelines.pipeline",
+    "StableDiffusionXLImg2ImgPipeline": "ppdiffusers.pipelines.pipeline",
 }
 __all__ = sorted(PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 

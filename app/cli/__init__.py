@@ -11,6 +11,7 @@ from app import __version__, environment
 # Paddle inside run, so that help stays instant. Words that its parser does not know are an error, unless it sets
 # PASSES_ON = True: then run finds them in args.rest.
 COMMANDS = {
+    "generate": ("app.cli.generate", "make pictures from text, or from a picture and text, with your checkpoint"),
     "doctor": ("app.cli.doctor", "what is installed, which device and kernels are used, and why others are not"),
     "test": ("app.cli.test", "run the project's tests (arguments go to pytest)"),
 }
