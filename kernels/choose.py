@@ -129,7 +129,8 @@ def choose(call: Call) -> Kernel:
     return _choose(call, _wish(call.op))
 
 
-def _call_of(op: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Call:
+def call_of(op: str, *arguments: Any, **options: Any) -> Call:
+    """What the kernels of `op` would be asked for these arguments; nothing is computed."""
     if op not in _tables:
         raise ValueError(f"there is no op called {op!r}; there are {', '.join(sorted(_tables))}")
     import kernels
@@ -150,7 +151,7 @@ def explain(what: "Call | str", *arguments: Any, **options: Any) -> str:
     Takes a `Call`, or the name of an op and the arguments that it would be called with:
     explain("attention", q, k, v, causal=True).
     """
-    call = _call_of(what, arguments, options) if isinstance(what, str) else what
+    call = call_of(what, *arguments, **options) if isinstance(what, str) else what
     chosen, lines = _choose(call, _wish(call.op)).name, []
     for kernel in _tables[call.op]:
         why = kernel.refuse(call)

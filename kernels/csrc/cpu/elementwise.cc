@@ -5,13 +5,14 @@
 namespace mix::ISA {
 namespace {
 
-// Where sigmoid is as good as 0, x must not be huge: 0 times infinity is not what is meant.
+// Where sigmoid is as good as 0 (or 1, for slopes), x must not be huge: 0 times infinity is not what is meant.
 Vec bounded(Vec x) { return max(Vec(-128.0f), x); }
+Vec between(Vec x) { return min(Vec(128.0f), bounded(x)); }
 
 struct Silu {
   static Vec value(Vec x) { return bounded(x) * sigmoid(x); }
   static Vec slope(Vec x) {
-    x = bounded(x);
+    x = between(x);
     Vec s = sigmoid(x);
     return s * fma(x, Vec(1.0f) - s, Vec(1.0f));
   }
@@ -20,7 +21,7 @@ struct Silu {
 struct Gelu {
   static Vec value(Vec x) { return bounded(x) * normal(x).cdf; }
   static Vec slope(Vec x) {
-    x = bounded(x);
+    x = between(x);
     Normal n = normal(x);
     return fma(x, n.pdf, n.cdf);
   }
@@ -31,7 +32,7 @@ struct GeluTanh {
   static Vec twice_z(Vec x) { return x * fma(x * x, Vec(0.0713548163f), Vec(1.59576912f)); }
   static Vec value(Vec x) { return bounded(x) * sigmoid(twice_z(bounded(x))); }
   static Vec slope(Vec x) {
-    x = bounded(x);
+    x = between(x);
     Vec s = sigmoid(twice_z(x)), dz = fma(x * x, Vec(0.214064449f), Vec(1.59576912f));
     return fma(x * dz, s * (Vec(1.0f) - s), s);
   }
@@ -40,7 +41,7 @@ struct GeluTanh {
 struct QuickGelu {
   static Vec value(Vec x) { return bounded(x) * sigmoid(Vec(1.702f) * x); }
   static Vec slope(Vec x) {
-    x = bounded(x);
+    x = between(x);
     Vec s = sigmoid(Vec(1.702f) * x);
     return s * fma(Vec(1.702f) * x, Vec(1.0f) - s, Vec(1.0f));
   }

@@ -134,7 +134,7 @@ template <typename T>
 inline __attribute__((always_inline)) Channel channel(const GroupNorm& op, const T* x, const T* dy, const float* centre, const float* rstd, int64_t i, int w) {
   Vec xhat = (at(x, i, w) - at(centre, i, w)) * at(rstd, i, w), dh = at(dy, i, w);
   if (op.silu) {
-    Vec h = max(Vec(-128.0f), fma(xhat, at(op.weight, i, w), at(op.bias, i, w)));
+    Vec h = min(Vec(128.0f), max(Vec(-128.0f), fma(xhat, at(op.weight, i, w), at(op.bias, i, w))));
     Vec s = sigmoid(h);
     dh = dh * s * fma(h, Vec(1.0f) - s, Vec(1.0f));
   }
