@@ -156,7 +156,10 @@ def channels_first(x_BYXC: Tensor, dtype: Any) -> Tensor:
 
 
 def plus(x: Tensor, y: Tensor) -> Tensor:
-    """x + y in x's dtype, summed in float32: Paddle's CPU build cannot add bfloat16."""
+    """x + y, in x's dtype; one of them may be spread over the other (a sum of pooled residuals)."""
+    y = y.astype(x.dtype)
+    if x.shape == y.shape:
+        return kernels.add(x, y)
     return (x.astype("float32") + y.astype("float32")).astype(x.dtype)
 
 
@@ -216,9 +219,9 @@ class Upsample(nn.Layer):
 
 def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (B, Y, X, C) to `size` by repeating pixels: row i of the result is row floor(i * Y / size) of x."""
-    b, y, w, c = x.shape
+    _, y, w, _ = x.shape
     if size == (2 * y, 2 * w):
-        return x.reshape([b, y, 1, w, 1, c]).expand([b, y, 2, w, 2, c]).reshape([b, 2 * y, 2 * w, c])
+        return kernels.upsample_nearest2x(x)
     for axis, (old, new) in enumerate(zip((y, w), size, strict=True), start=1):
         x = paddle.index_select(x, paddle.to_tensor(np.arange(new) * old // new), axis=axis)
     return x

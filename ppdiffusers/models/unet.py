@@ -94,7 +94,7 @@ class UpBlock(nn.Layer):
     def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, text: Tensor) -> Tensor:
         """Takes its skips off the end of `skips`."""
         for resnet, attend in zip(self.resnets, self.attentions, strict=True):
-            x = attend(resnet(paddle.concat([x, skips.pop()], axis=-1), emb), text)
+            x = attend(resnet(kernels.concat_channels(x, skips.pop()), emb), text)
         for upsample in self.upsamplers:
             x = upsample(x, tuple(skips[-1].shape[1:3]))
         return x
