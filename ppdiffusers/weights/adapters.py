@@ -37,7 +37,8 @@ def lora_family(shapes: Shapes) -> str | None:
     """sd15, sd2 or sdxl by the width of the text that cross-attention reads, or by a second text encoder's keys."""
     if any(re.match(r"lora_te[12]_|text_encoder_2\.", key) for key in shapes):
         return "sdxl"
-    down = r".*attn2[._]to_[kv].*(lora_down|lora\.down|lora_A|hada_w1_b|hada_w2_b|lora_linear_layer\.down)(\..*)?"
+    ends = r"(lora_down|lora\.down|lora_A|hada_w1_b|hada_w2_b|lora_linear_layer\.down)(\..*)?"
+    down = rf".*attn2[._](processor\.)?to_[kv].*{ends}"
     widths = {shape[1] for key, shape in shapes.items() if len(shape) >= 2 and re.fullmatch(down, key)}
     text = r"lora_te_.*(q_proj|k_proj|v_proj).*(lora_down|hada_w1_b)(\.weight)?"
     if not widths:

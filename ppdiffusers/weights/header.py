@@ -119,7 +119,7 @@ def _span(path: Path, name: str, entry: object) -> tuple[str, tuple[int, ...], i
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise wrong("has no dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"{path.name}: tensor {name!r} has dtype {dtype!r}; accepted are {', '.join(DTYPES)}")
     if not isinstance(shape, list) or len(shape) > 32 or not all(_whole(n) for n in shape):
         raise wrong(f"has the shape {shape!r}")

@@ -7,7 +7,7 @@ Without a change of dtype every bit survives both ways.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, rmtree
 from typing import Any
 
 import numpy as np
@@ -44,14 +44,29 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def save_diffusers(
     parts: LoadedParts, folder: str | Path, dtype: str | None = None, variant: str | None = None
 ) -> None:
-    """A pipeline folder that diffusers' `from_pretrained` loads; model_index.json comes last and makes it complete."""
+    """A pipeline folder that diffusers' `from_pretrained` loads.
+
+    Its model_index.json goes first when the folder is written over and comes last, so that a folder with an index is
+    complete and of one model. A failure takes a new folder away again. ValueError for a full disk or bad numbers.
+    """
     folder = Path(folder)
-    xl, models = parts.family.startswith("sdxl"), named(parts)
+    new = not folder.exists()
+    (folder / "model_index.json").unlink(missing_ok=True)
+    try:
+        _save_parts(parts, folder, dtype, variant)
+    except BaseException:
+        if new:
+            rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _save_parts(parts: LoadedParts, folder: Path, dtype: str | None, variant: str | None) -> None:
+    models = named(parts)
     for name, model in models.items():
         model.save_pretrained(folder / name, variant, dtype)
     for name, tokenizer in zip((n for n in TEXTS if n in models), parts.tokenizers, strict=True):
         _save_tokenizer(tokenizer, folder / TOKENIZERS[name], models[name].config.hidden_act)
-    scheduler = dict(parts.scheduler_config) or scheduler_config(parts.prediction_type, xl)
+    scheduler = dict(parts.scheduler_config) or scheduler_config(parts.prediction_type, parts.family.startswith("sdxl"))
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     write_json(folder / "model_index.json", _index(parts, models, scheduler["_class_name"]))
 
@@ -96,6 +111,8 @@ def _index(parts: LoadedParts, models: Mapping[str, Pretrained], scheduler: str)
 def _save_tokenizer(source: Path | None, folder: Path, act: str) -> None:
     """Copy the tokenizer the model came with, or write the CLIP vocabulary with the padding of its kind."""
     folder.mkdir(parents=True, exist_ok=True)
+    if source is not None and source.resolve() == folder.resolve():
+        return
     if source is not None:
         for path in (source / name for name in CLIP_FILES if (source / name).is_file()):
             copyfile(path, folder / path.name)

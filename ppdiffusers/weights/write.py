@@ -37,17 +37,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        try:
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         why = "the disk is full" if full else str(error)
-        raise ValueError(f"{path.name} could not be saved: {why}; nothing was written to {path.parent}") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise ValueError(f"{path.name} could not be saved: {why}; nothing of it was left in {path.parent}") from error
 
 
 def write_text(path: Path, text: str) -> None:
