@@ -188,7 +188,8 @@ class Store:
         self, text: str = "", favourites: bool = False, trashed: bool = False, limit: int = 60, offset: int = 0
     ) -> list[Entry]:
         """Newest first; every word of `text` must stand in the prompt or the settings."""
-        clauses, values = ["trashed = ?"], [int(trashed)]  # type: list[str], list[Any]
+        clauses: list[str] = ["trashed = ?"]
+        values: list[Any] = [int(trashed)]
         if favourites:
             clauses.append("favourite = 1")
         for word in text.split():

@@ -1,6 +1,7 @@
 """Leaf layers that stand in for a model's own while something is added beside them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import paddle
 from paddle import Tensor, nn
@@ -18,7 +19,7 @@ class Sidecar(nn.Layer):
         super().__init__()
         self.layer = layer
         self.bias = layer.bias
-        dtype = layer.packed.dtype if layer.packed is not None else layer.weight.dtype
+        dtype = layer.packed.dtype if layer.packed is not None else layer.dense_weight().dtype
         self.paths = tuple(_path(layer, delta, factor, dtype) for delta, factor in changes)
 
     def forward(self, x: Tensor, act: str | None = None, residual: Tensor | None = None) -> Tensor:
@@ -34,7 +35,7 @@ class Sidecar(nn.Layer):
         return kernels.conv2d(x, down, None, stride=self.layer.stride, padding=self.layer.padding)
 
 
-def _path(layer: Linear | Conv2D, delta: LowRank, factor: float, dtype: object) -> tuple[Tensor, Tensor]:
+def _path(layer: Linear | Conv2D, delta: LowRank, factor: float, dtype: Any) -> tuple[Tensor, Tensor]:
     """(down, up) in our layout: down (in, r) or (r, in, kh, kw), up (r, out) with the strength in it."""
     rank = delta.rank
     down = delta.down.astype("float32")

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import paddle
 from paddle import Tensor, nn
 
 from ppdiffusers.models.layers import pack
+from ppdiffusers.models.outputs import AutoencoderKLOutput, DecoderOutput
 from ppdiffusers.models.unet import UNet2DConditionModel
 from ppdiffusers.models.vae import AutoencoderKL
 from ppdiffusers.pipelines import preview
@@ -65,7 +66,9 @@ class Bundle:
         if config.addition_embed_type != "text_time":
             return 0
         pooled = int(self.text.encoders[-1].model.config.projection_dim)
-        return (int(config.projection_class_embeddings_input_dim) - pooled) // int(config.addition_time_embed_dim)
+        return (int(config.projection_class_embeddings_input_dim or 0) - pooled) // int(
+            config.addition_time_embed_dim or 1
+        )
 
     @cached_property
     def preview(self) -> preview.LatentToRGB:
@@ -86,7 +89,13 @@ class Bundle:
     @paddle.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Pictures (B, 3, Y, X) in [-1, 1] -> scaled latents (B, C, Y/8, X/8), float32; the posterior's mean."""
-        return self.vae.encode(pixels.astype("float32")).latent_dist.mode() * self.vae.config.scaling_factor
+        posterior = cast(AutoencoderKLOutput, self.vae.encode(pixels.astype("float32"))).latent_dist
+        return posterior.mode() * self.vae.config.scaling_factor
+
+    @paddle.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C, Y, X) -> pictures (B, 3, 8 Y, 8 X), about [-1, 1]."""
+        return cast(DecoderOutput, self.vae.decode(self.unscale(latents))).sample
 
     def unscale(self, latents: Tensor) -> Tensor:
         """Latents as the VAE's decoder wants them."""

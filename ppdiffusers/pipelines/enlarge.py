@@ -1,6 +1,7 @@
 """From the first pass's latents to larger ones for the hires pass: in latent space, or through pixels."""
 
 from collections.abc import Generator
+from typing import Literal
 
 import paddle
 import PIL.Image
@@ -10,7 +11,11 @@ from ppdiffusers.pipelines import pixels
 from ppdiffusers.pipelines.bundle import Bundle
 from ppdiffusers.pipelines.event import Event, Note
 
-LATENT = {"Latent": "bilinear", "Latent (nearest)": "nearest", "Latent (bicubic)": "bicubic"}
+LATENT: dict[str, Literal["bilinear", "nearest", "bicubic"]] = {
+    "Latent": "bilinear",
+    "Latent (nearest)": "nearest",
+    "Latent (bicubic)": "bicubic",
+}
 PIXEL = {
     "Lanczos": PIL.Image.Resampling.LANCZOS,
     "Bicubic": PIL.Image.Resampling.BICUBIC,
@@ -33,7 +38,6 @@ def enlarge(
     larger = []
     for i in range(latents.shape[0]):
         yield Note("enlarging through pixels")
-        with paddle.no_grad():
-            picture = pixels.to_images(bundle.vae.decode(bundle.unscale(latents[i : i + 1])).sample)[0]
+        picture = pixels.to_images(bundle.decode(latents[i : i + 1]))[0]
         larger.append(bundle.encode(pixels.to_tensor([picture.resize((width, height), PIXEL[upscaler])])))
     return paddle.concat(larger)

@@ -94,8 +94,8 @@ class Pass:
         network = Network(self.hints)
         network.steps = total
         guided = Guided(self.denoiser(network), self.teller.at, stack, self.guidance)
-        mask = self.begin.mask
-        denoise = guided if mask is None else Masked(guided, mask, self.begin.known)
+        mask, known = self.begin.mask, self.begin.known
+        denoise = guided if mask is None or known is None else Masked(guided, mask, known)
         self.adapters.at(0, total)
         steps = choice.sample(denoise, choice.begin(noise, sigmas[0], self.begin.image), sigmas, source)
         for step in _without_grad(guided.follow(steps, total)):

@@ -53,10 +53,12 @@ def fit(image: PIL.Image.Image, size: tuple[int, int], how: str = "crop") -> PIL
             return PIL.ImageOps.fit(image, size, RESAMPLE)
         case "pad":
             inner = PIL.ImageOps.contain(image, size, RESAMPLE)
-            canvas = inner.resize(size, RESAMPLE).filter(PIL.ImageFilter.GaussianBlur(max(size) / 16))
+            blurred = inner.resize(size, RESAMPLE).filter(PIL.ImageFilter.GaussianBlur(max(size) / 16))
+            canvas = PIL.Image.new("L", size) if image.mode == "L" else blurred  # a mask ends where its picture does
             canvas.paste(inner, ((size[0] - inner.width) // 2, (size[1] - inner.height) // 2))
             return canvas
-    raise ValueError(f"unknown way to fit a picture: {how!r}; known: stretch, crop, pad")
+        case _:
+            raise ValueError(f"unknown way to fit a picture: {how!r}; known: stretch, crop, pad")
 
 
 def load_mask(mask: PIL.Image.Image, size: tuple[int, int], invert: bool = False) -> PIL.Image.Image:

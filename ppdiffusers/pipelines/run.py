@@ -288,12 +288,10 @@ def _walk_down(job: Job, walk_down: Pass, noise: Tensor, source: NoiseSource) ->
 
 def _decode(bundle: Bundle, latents: Tensor, tile: int) -> Events:
     """Pixels (1, 3, Y, X) of one picture's latents; large ones tile by tile."""
-    unscaled = bundle.unscale(latents)
     area = latents.shape[2] * latents.shape[3] * bundle.factor**2
     if not tile and area <= LARGE:
-        with paddle.no_grad():
-            return bundle.vae.decode(unscaled).sample
-    tiles = bundle.vae.decode_tiles(unscaled, (tile or 512) // bundle.factor)
+        return bundle.decode(latents)
+    tiles = bundle.vae.decode_tiles(bundle.unscale(latents), (tile or 512) // bundle.factor)
     while True:
         with paddle.no_grad():
             done = next(tiles)

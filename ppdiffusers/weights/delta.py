@@ -6,28 +6,27 @@ et al. 2024).
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, cast
 
 import paddle
 from paddle import Tensor
 
 
-class Delta(Protocol):
+class Delta(ABC):
     """A change of one weight."""
 
-    kind: str
+    kind: ClassVar[str]
 
     @property
     def rank(self) -> int | None:
         """The inner dimension, where the kind has one."""
-        ...
+        return None
 
+    @abstractmethod
     def change(self, weight: Tensor) -> Tensor:
-        """What to add to the float32 weight at strength 1, in the weight's shape. Raises ValueError where shapes do not
-        fit.
-        """
-        ...
+        """What to add to the float32 weight at strength 1, in its shape; ValueError where shapes do not fit."""
 
 
 def _float(tensor: Tensor) -> Tensor:
@@ -42,18 +41,18 @@ def _as(change: Tensor, weight: Tensor) -> Tensor:
 
 def _tucker(core: Tensor, out_side: Tensor, in_side: Tensor) -> Tensor:
     """core (p, q, kh, kw), out_side (p, out), in_side (q, in) -> (out, in, kh, kw)."""
-    return paddle.einsum("pqkl,po,qi->oikl", _float(core), _float(out_side), _float(in_side))
+    return cast(Tensor, paddle.einsum("pqkl,po,qi->oikl", _float(core), _float(out_side), _float(in_side)))
 
 
 @dataclass(frozen=True, eq=False)
-class LowRank:
+class LowRank(Delta):
     """LoRA and LoCon: scale * up @ down; `mid` is the core of a Tucker-decomposed convolution."""
 
     down: Tensor  # (r, in[, kh, kw])
     up: Tensor  # (out, r[, 1, 1])
     mid: Tensor | None = None  # (r, r, kh, kw)
     alpha: float | None = None
-    kind: str = "LoRA"
+    kind: ClassVar[str] = "LoRA"
 
     @property
     def rank(self) -> int:
@@ -76,7 +75,7 @@ class LowRank:
 
 
 @dataclass(frozen=True, eq=False)
-class Hadamard:
+class Hadamard(Delta):
     """LoHa: the elementwise product of two low-rank products, each Tucker-decomposed where t1 and t2 are given."""
 
     w1_a: Tensor
@@ -86,7 +85,7 @@ class Hadamard:
     t1: Tensor | None = None
     t2: Tensor | None = None
     alpha: float | None = None
-    kind: str = "LoHa"
+    kind: ClassVar[str] = "LoHa"
 
     @property
     def rank(self) -> int:
@@ -101,14 +100,14 @@ class Hadamard:
 
 
 @dataclass(frozen=True, eq=False)
-class Kronecker:
+class Kronecker(Delta):
     """LoKr: the Kronecker product of two factors, each whole or a product of two."""
 
     w1: Tensor | tuple[Tensor, Tensor]
     w2: Tensor | tuple[Tensor, Tensor]
     t2: Tensor | None = None
     alpha: float | None = None
-    kind: str = "LoKr"
+    kind: ClassVar[str] = "LoKr"
 
     @property
     def rank(self) -> int | None:
@@ -141,25 +140,23 @@ def _kronecker(first: Tensor, second: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Full:
+class Full(Delta):
     """The whole difference; also what is added to a bias or to a norm."""
 
     diff: Tensor
-    kind: str = "full difference"
-    rank: int | None = None
+    kind: ClassVar[str] = "full difference"
 
     def change(self, weight: Tensor) -> Tensor:
         return _as(_float(self.diff), weight)
 
 
 @dataclass(frozen=True, eq=False)
-class Rescale:
+class Rescale(Delta):
     """IA3: a factor per output feature, or per input feature."""
 
     factors: Tensor
     on_input: bool
-    kind: str = "IA3"
-    rank: int | None = None
+    kind: ClassVar[str] = "IA3"
 
     def change(self, weight: Tensor) -> Tensor:
         count, axis = self.factors.size, 1 if self.on_input else 0
@@ -171,13 +168,13 @@ class Rescale:
 
 
 @dataclass(frozen=True, eq=False)
-class Decomposed:
+class Decomposed(Delta):
     """DoRA: the changed weight is brought to a learned norm per output, or per input feature (older LyCORIS)."""
 
     inner: Delta
     magnitude: Tensor
     on_input: bool
-    kind: str = "DoRA"
+    kind: ClassVar[str] = "DoRA"
 
     @property
     def rank(self) -> int | None:

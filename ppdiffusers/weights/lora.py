@@ -170,8 +170,8 @@ def _deltas_of(leaves: Mapping[str, str], file: TensorFile) -> dict[str, Delta]:
     if {"down", "up"} <= leaves.keys():
         found["weight"] = LowRank(get("down"), get("up"), maybe("mid"), alpha)
     elif {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= leaves.keys():
-        factors = (get(f"hada_w{i}_{side}") for i in (1, 2) for side in "ab")
-        found["weight"] = Hadamard(*factors, maybe("hada_t1"), maybe("hada_t2"), alpha)
+        first, second = ((get(f"hada_w{i}_a"), get(f"hada_w{i}_b")) for i in (1, 2))
+        found["weight"] = Hadamard(*first, *second, maybe("hada_t1"), maybe("hada_t2"), alpha)
     elif any(leaf.startswith("lokr_w1") for leaf in leaves) and any(leaf.startswith("lokr_w2") for leaf in leaves):
         factor = {
             i: get(f"lokr_w{i}") if f"lokr_w{i}" in leaves else (get(f"lokr_w{i}_a"), get(f"lokr_w{i}_b"))
