@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pointwise_rows
+
 ROOT = Path(__file__).parent.parent
 ROUNDS, SECONDS = 3, 0.7  # a side gets SECONDS a round, and at least three calls
 SETTLE = 0.3  # the other side's OpenMP threads spin this long after their last loop
@@ -84,6 +86,7 @@ ROWS = [
     _attention("language model 512, training", 4, 512, 512, 9, 3, 64, causal=True, grad=True),
     _decode("9/3 heads, 2048 keys", 1, 2048, 9, 3, 64),
     _decode("32/8 heads, 4096 keys, batch 4", 4, 4096, 32, 8, 128),
+    *pointwise_rows.ROWS,
 ]
 
 
@@ -216,12 +219,14 @@ SIDES: dict[str, dict[str, Callable[..., Callable[[], Any]]]] = {
         "attention_decode": _our_decode,
         "linear": _our_layer("linear"),
         "conv2d": _our_layer("conv2d"),
+        **{op: pointwise_rows.ours(op) for op in pointwise_rows.OPS},
     },
     "torch": {
         "attention": _torch_attention,
         "attention_decode": _torch_attention,
         "linear": _torch_layer("linear"),
         "conv2d": _torch_layer("conv2d"),
+        **{op: pointwise_rows.theirs(op) for op in pointwise_rows.OPS},
     },
 }
 

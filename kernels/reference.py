@@ -1,8 +1,8 @@
 """Each op in plain Paddle: the definition, the gradient by autograd, and the path that works everywhere.
 
 Shapes: B batch, L query tokens, M key tokens, H heads, G key/value heads, D per head, C channels, Y X height and width.
-Statistics, softmax and losses are computed in float32 whatever the input's dtype. On the CPU everything is: Paddle 3.3 has
-no bfloat16 kernels there for sums, matmul, conv2d, softmax and most activations.
+Statistics, softmax and losses are computed in float32 whatever the dtype. On the CPU everything is: Paddle 3.3 has no
+bfloat16 kernels there for sums, matmul, conv2d, softmax and most activations.
 """
 
 import functools

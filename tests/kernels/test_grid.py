@@ -1,4 +1,4 @@
-"""One grid: every op, each kernel of its table, dtypes, odd shapes, forward and gradient, against the plain op in float32.
+"""One grid: every op and kernel, dtypes, odd shapes, forward and gradient, against the plain op in float32.
 
 What a kernel refuses is skipped, after checking that forcing it raises that very reason and that the reason is a known
 one: a kernel that refuses or accepts too much is found here.

@@ -8,6 +8,7 @@ namespace mix::ISA {
 namespace {
 
 constexpr int64_t kBlockBytes = 128 << 10;
+constexpr int64_t kPartSize = 32768;  // elements that are worth a job
 constexpr int64_t kParts = 32;  // jobs a sample is split into at most; fixed, so that results do not depend on the threads
 
 struct Plan {
@@ -16,14 +17,34 @@ struct Plan {
   Plan(const GroupNorm& op, int64_t bytes) : rows(op.rows) {
     block = kBlockBytes / (op.channels * bytes);
     block = block < 1 ? 1 : block > rows ? (rows < 1 ? 1 : rows) : block;
-    const int64_t blocks = (rows + block - 1) / block;
-    parts = blocks < 1 ? 1 : blocks < kParts ? blocks : kParts;
+    const int64_t blocks = (rows + block - 1) / block, enough = rows * op.channels / kPartSize;
+    parts = blocks < kParts ? blocks : kParts;
+    parts = enough < parts ? enough : parts;
+    parts = parts < 1 ? 1 : parts;
   }
   int64_t begin(int64_t part) const {
     const int64_t blocks = (rows + block - 1) / block, first = blocks * part / parts * block;
     return first < rows ? first : rows;
   }
 };
+
+// total[c] = sum over n rows of f(x[c]), four rows at a time so that the totals are loaded and stored less often
+template <typename T, typename F>
+inline __attribute__((always_inline)) void sum_over_rows(const T* x, int64_t n, int64_t channels, float* total, const F& f) {
+  std::memset(total, 0, channels * sizeof(float));
+  int64_t r = 0;
+  for (; r + 4 <= n; r += 4) {
+    const T *a = x + r * channels, *b = a + channels, *c = b + channels, *d = c + channels;
+    lanes(channels, [&] LANE {
+      Vec first = f(at(a, i, w), i, w) + f(at(b, i, w), i, w), second = f(at(c, i, w), i, w) + f(at(d, i, w), i, w);
+      put(total, i, w, at(total, i, w) + (first + second));
+    });
+  }
+  for (; r < n; ++r) {
+    const T* a = x + r * channels;
+    lanes(channels, [&] LANE { put(total, i, w, at(total, i, w) + f(at(a, i, w), i, w)); });
+  }
+}
 
 // mean[c] and m2[c] of the channels of rows [first, last), for one part of one sample
 template <typename T>
@@ -33,21 +54,14 @@ void part_statistics(const T* x, int64_t channels, const Plan& plan, int64_t par
   const int64_t first = plan.begin(part), last = plan.begin(part + 1);
   for (int64_t row = first; row < last; row += plan.block) {
     const int64_t end = row + plan.block < last ? row + plan.block : last, n = end - row;
-    std::memset(sum.get(), 0, channels * sizeof(float));
-    std::memset(square.get(), 0, channels * sizeof(float));
-    for (int64_t r = row; r < end; ++r) {
-      const T* line = x + r * channels;
-      lanes(channels, [&] LANE { put(sum.get(), i, w, at(sum.get(), i, w) + at(line, i, w)); });
-    }
+    const T* lines = x + row * channels;
+    sum_over_rows(lines, n, channels, sum.get(), [&](Vec v, int64_t, int) __attribute__((always_inline)) { return v; });
     const Vec inverse(1.0f / static_cast<float>(n));
     lanes(channels, [&] LANE { put(sum.get(), i, w, at(sum.get(), i, w) * inverse); });
-    for (int64_t r = row; r < end; ++r) {
-      const T* line = x + r * channels;
-      lanes(channels, [&] LANE {
-        Vec d = at(line, i, w) - at(sum.get(), i, w);
-        put(square.get(), i, w, fma(d, d, at(square.get(), i, w)));
-      });
-    }
+    sum_over_rows(lines, n, channels, square.get(), [&](Vec v, int64_t i, int w) __attribute__((always_inline)) {
+      Vec d = v - at(sum.get(), i, w);
+      return d * d;
+    });
     const double before = static_cast<double>(row - first), share = n / (before + n);
     for (int64_t c = 0; c < channels; ++c) {
       const double delta = sum[c] - mean[c];
@@ -57,20 +71,29 @@ void part_statistics(const T* x, int64_t channels, const Plan& plan, int64_t par
   }
 }
 
-// Join parts and channels of one sample into mean and rstd of each group.
-void join(const GroupNorm& op, const Plan& plan, const double* mean, const double* m2, const float* shift, float* out_mean, float* out_rstd) {
-  const int64_t width = op.channels / op.groups;
+// Join the parts of one sample into each channel's mean and squared distances, left in those of the first part; then channels
+// into groups.
+void join(const GroupNorm& op, const Plan& plan, double* mean, double* m2, const float* shift, float* out_mean, float* out_rstd) {
+  const int64_t n = op.channels, width = n / op.groups;
+  double seen = static_cast<double>(plan.begin(1));
+  for (int64_t p = 1; p < plan.parts; ++p) {
+    const double more = static_cast<double>(plan.begin(p + 1) - plan.begin(p)), share = more / (seen + more);
+    const double *other = mean + p * n, *square = m2 + p * n;
+    for (int64_t c = 0; c < n; ++c) {
+      const double delta = other[c] - mean[c];
+      mean[c] += delta * share;
+      m2[c] += square[c] + delta * delta * seen * share;
+    }
+    seen += more;
+  }
   for (int64_t g = 0; g < op.groups; ++g) {
     double centre = 0, spread = 0;
-    for (int64_t p = 0; p < plan.parts; ++p)
-      for (int64_t c = g * width; c < (g + 1) * width; ++c)
-        centre += (plan.begin(p + 1) - plan.begin(p)) * (mean[p * op.channels + c] + (shift ? shift[c] : 0.0f));
-    centre /= static_cast<double>(op.rows * width);
-    for (int64_t p = 0; p < plan.parts; ++p)
-      for (int64_t c = g * width; c < (g + 1) * width; ++c) {
-        const double delta = mean[p * op.channels + c] + (shift ? shift[c] : 0.0f) - centre;
-        spread += m2[p * op.channels + c] + (plan.begin(p + 1) - plan.begin(p)) * delta * delta;
-      }
+    for (int64_t c = g * width; c < (g + 1) * width; ++c) centre += mean[c] + (shift ? shift[c] : 0.0f);
+    centre /= static_cast<double>(width);
+    for (int64_t c = g * width; c < (g + 1) * width; ++c) {
+      const double delta = mean[c] + (shift ? shift[c] : 0.0f) - centre;
+      spread += m2[c] + static_cast<double>(op.rows) * delta * delta;
+    }
     out_mean[g] = static_cast<float>(centre);
     out_rstd[g] = static_cast<float>(1.0 / __builtin_sqrt(spread / static_cast<double>(op.rows * width) + op.eps));
   }
@@ -82,11 +105,11 @@ const float* shift_of(const GroupNorm& op, int64_t b) { return op.shift ? op.shi
 void spread_over_channels(const GroupNorm& op, int64_t b, const float* mean, const float* rstd, float* centre, float* scale) {
   const int64_t width = op.channels / op.groups;
   const float* shift = shift_of(op, b);
-  for (int64_t c = 0; c < op.channels; ++c) {
-    const int64_t g = b * op.groups + c / width;
-    centre[c] = mean[g] - (shift ? shift[c] : 0.0f);
-    scale[c] = rstd[g];
-  }
+  for (int64_t g = 0; g < op.groups; ++g)
+    for (int64_t c = g * width; c < (g + 1) * width; ++c) {
+      centre[c] = mean[b * op.groups + g] - (shift ? shift[c] : 0.0f);
+      scale[c] = rstd[b * op.groups + g];
+    }
 }
 
 template <typename T>
@@ -108,7 +131,7 @@ void forward(const GroupNorm& op, const T* x, T* y, float* mean, float* rstd) {
     Scratch<float> centre(op.channels), scale(op.channels);
     spread_over_channels(op, b, mean, rstd, centre.get(), scale.get());
     lanes(op.channels, [&] LANE { put(scale.get(), i, w, at(scale.get(), i, w) * at(op.weight, i, w)); });
-    for (int64_t r = plan.begin(part + 1) - 1; r >= plan.begin(part); --r) {  // backwards: the last rows read are still in the cache
+    for (int64_t r = plan.begin(part); r < plan.begin(part + 1); ++r) {
       const T* line = x + b * area + r * op.channels;
       T* out = y + b * area + r * op.channels;
       const auto normal = [&](int64_t i, int w) __attribute__((always_inline)) {
@@ -160,10 +183,9 @@ void part_sums(const GroupNorm& op, const Plan& plan, int64_t part, const T* x, 
 // Sums of one sample's parts into totals[3][c]; then the group's two means of the gradient, for each channel, into c1 and c2.
 void group_means(const GroupNorm& op, const Plan& plan, const float* sums, double* totals, float* c1, float* c2) {
   const int64_t n = op.channels, width = n / op.groups;
-  for (int64_t k = 0; k < 3 * n; ++k) {
-    totals[k] = 0;
-    for (int64_t p = 0; p < plan.parts; ++p) totals[k] += sums[p * 3 * n + k];
-  }
+  for (int64_t k = 0; k < 3 * n; ++k) totals[k] = 0;
+  for (int64_t p = 0; p < plan.parts; ++p)
+    for (int64_t k = 0; k < 3 * n; ++k) totals[k] += sums[p * 3 * n + k];
   for (int64_t g = 0; g < op.groups; ++g) {
     double first = 0, second = 0;
     for (int64_t c = g * width; c < (g + 1) * width; ++c) {
@@ -207,7 +229,7 @@ void backward(const GroupNorm& op, const T* x, const T* dy, const float* mean, c
   parallel_for(jobs, worth, [&](int64_t job) {
     const int64_t b = job / plan.parts, part = job % plan.parts;
     const float *mid = &centre[b * n], *rs = &scale[b * n], *first = &c1[b * n], *second = &c2[b * n];
-    for (int64_t r = plan.begin(part + 1) - 1; r >= plan.begin(part); --r) {
+    for (int64_t r = plan.begin(part); r < plan.begin(part + 1); ++r) {
       const T *xs = x + b * area + r * n, *dys = dy + b * area + r * n;
       T* out = dx + b * area + r * n;
       lanes(n, [&] LANE {
