@@ -16,7 +16,7 @@ from kernels import build, glu
 from kernels.choose import Call, dtype_of, needs_grad, no
 from kernels.packed import Packed
 
-build.register(build.Extension("dnn", onednn=True))
+build.register(build.Extension("dnn", kernels=("few_rows.cc",), onednn=True))
 
 Weight = Tensor | Packed
 Pads = tuple[int, int, int, int]

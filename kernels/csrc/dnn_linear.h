@@ -61,6 +61,15 @@ inline Layout pointwise_layout(const Dims& shape, Type type) {
   return {any_weights(typical), Desc({shape[1], shape[0]}, type, Dims{1, shape[1]}), shape};
 }
 
+// Whether a packed weight is blocks of 64 columns with the rows in order in each (bf16: in pairs), as cpu/few_rows.h reads it.
+inline bool streams(const Desc& weights) {
+  const auto blocks = weights.get_inner_blks(), axes = weights.get_inner_idxs();
+  const bool pairs = weights.get_data_type() == Type::bf16;
+  if (blocks != (pairs ? Dims{16, 64, 2} : Dims{16, 64}) || axes != (pairs ? Dims{0, 1, 0} : Dims{0, 1})) return false;
+  return weights.get_strides()[0] == (pairs ? 32 : 16) * 64 && weights.get_submemory_offset() == 0;
+}
+inline int64_t streamed_block(const Desc& weights) { return weights.get_strides()[1]; }
+
 // The two halves of the columns of a weight, if each is laid out as a weight of its own would be.
 struct Halves {
   bool apart = false;

@@ -2,6 +2,7 @@
 #include "paddle/extension.h"
 
 #include "cpu/common.h"
+#include "cpu/few_rows.h"
 #include "dnn.h"
 #include "dnn_conv.h"
 #include "dnn_linear.h"
@@ -97,8 +98,22 @@ std::vector<Tensor> Unpack(const Tensor& blob, int64_t layout_id) {
 
 // --- products ---------------------------------------------------------------------------------------------------------------
 
+// Where one product of a few rows finds blocks of 64 columns in a packed weight, read them as a stream; else false.
+bool few_rows(const Product& p, const Desc& weights, const Data& data) {
+  if (p.rows > mix::kFewRows || (p.bias != p.type && p.bias != Type::undef) || !mix::streams(weights)) return false;
+  const mix::FewRows what{p.rows, p.in, p.out, mix::streamed_block(weights), static_cast<int>(p.act),
+                          data.bias, p.gate ? data.extra[0] : nullptr,
+                          p.residual ? data.extra[p.gate] : nullptr};
+  if (p.type == Type::f32)
+    return CALL_KERNEL(few_rows_f32, what, static_cast<const float*>(data.src), static_cast<const float*>(data.weights),
+                       static_cast<float*>(data.dst));
+  return CALL_KERNEL(few_rows_bf16, what, static_cast<const mix::bf16*>(data.src), static_cast<const mix::bf16*>(data.weights),
+                     static_cast<mix::bf16*>(data.dst));
+}
+
 void product(const Product& p, int64_t layout, const Desc& given, const Data& data) {
   const bool packed = layout >= 0;
+  if (packed && few_rows(p, given, data)) return;
   // A plain half of a wider weight has the wider one's row length, which the key has to tell from a whole weight.
   auto key = p.key(packed ? kProduct : kProductPlain, packed ? layout : given.get_strides()[0]);
   if (!packed) key.add(given.get_strides()[1]);

@@ -13,7 +13,16 @@ from kernels import build, explain
 from kernels.choose import Call
 
 ACTS = (None, "silu", "gelu", "gelu_tanh", "quick_gelu", "geglu")
-SHAPES = [((1,), 33, 18), ((5,), 3, 4), ((2, 7), 64, 128), ((300,), 96, 66), ((1, 1, 3), 320, 256), ((), 9, 6)]
+SHAPES = [
+    ((1,), 33, 18),
+    ((2,), 129, 130),
+    ((4,), 66, 64),
+    ((5,), 3, 4),
+    ((2, 7), 64, 128),
+    ((300,), 96, 66),
+    ((1, 1, 3), 320, 256),
+    ((), 9, 6),
+]
 BOUND = {"float32": 1e-5, "bfloat16": 1e-2}
 
 onednn = pytest.mark.skipif(build.why_not("dnn") is not None, reason=f"extension dnn: {build.why_not('dnn')}")
