@@ -3,7 +3,8 @@
     MIXSTUDIO_REFERENCE_PYTHON=/path/to/python python benchmarks/kernel_ops.py [words that the wanted rows contain]
 
 Each side is a process of its own (torch never shares one with Paddle). For every row the two are asked in turn, three
-times, and the median of all calls counts. A row of the table below: op, what, arguments of the op's maker on both sides.
+times, and the median of all calls counts.
+A row of the table below: op, what, arguments of the op's maker on both sides.
 """
 
 import argparse
@@ -273,6 +274,15 @@ def _ask(server: "subprocess.Popen[str]", row: dict[str, Any]) -> list[float]:
     raise RuntimeError("a side ended; run it alone with --serve to see why")
 
 
+def _build() -> None:
+    """Build the kernels and name those that are missing: their rows would silently time plain Paddle."""
+    command = [sys.executable, "-m", "kernels.build"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for line in done.stdout.splitlines():
+        if not line.endswith(": ready"):
+            print(f"not native: {line}")
+
+
 def main() -> None:
     """Print one line a row and dtype: both medians and how many times faster ours is."""
     parser = argparse.ArgumentParser(description="Single ops beside torch's.")
@@ -281,6 +291,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         return _serve(options.serve)
+    _build()
     python = os.environ.get("MIXSTUDIO_REFERENCE_PYTHON")
     servers = {"mixstudio": _start(sys.executable, "mixstudio")}
     if python:
