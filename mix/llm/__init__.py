@@ -1,0 +1,30 @@
+"""Language models: load, generate, save; names and meanings are transformers'.
+
+Names are imported when they are first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+PUBLIC = {
+    "AutoModelForCausalLM": "mix.llm.loading",
+    "CausalLM": "mix.llm.model",
+    "CausalOutput": "mix.llm.model",
+    "DecoderConfig": "mix.llm.config",
+    "GenerationConfig": "mix.llm.sampling",
+    "Finished": "mix.llm.generate",
+    "KVCache": "mix.llm.cache",
+    "PrefixCache": "mix.llm.prefix",
+    "Token": "mix.llm.generate",
+}
+__all__ = sorted(PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"mix.llm has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
