@@ -10,11 +10,21 @@ from kernels.memory import keep_freed_memory, release_freed_memory
 from kernels.norm import group_norm, group_norm_silu, layer_norm, rms_norm
 from kernels.optim import adamw_step
 from kernels.packed import Packed
+from kernels.quant import (
+    QuantizedWeight,
+    from_gguf,
+    from_groups,
+    join_outputs,
+    quantize,
+    quantized_linear,
+    quantized_rows,
+)
 from kernels.rope import rope
 from kernels.status import Status, status
 
 __all__ = [
     "Packed",
+    "QuantizedWeight",
     "Status",
     "adamw_step",
     "add",
@@ -25,15 +35,21 @@ __all__ = [
     "conv2d",
     "cross_entropy",
     "explain",
+    "from_gguf",
+    "from_groups",
     "geglu",
     "gelu",
     "gelu_tanh",
     "group_norm",
     "group_norm_silu",
+    "join_outputs",
     "layer_norm",
     "linear",
     "pack_conv2d",
     "pack_linear",
+    "quantize",
+    "quantized_linear",
+    "quantized_rows",
     "quick_gelu",
     "release_freed_memory",
     "rms_norm",
