@@ -87,7 +87,7 @@ def _text(parts: LoadedParts) -> TextEncoders:
 
 def with_vae(bundle: Bundle, source: str | Path) -> Bundle:
     """The bundle with another VAE (a file or a folder)."""
-    vae = load_part(source, "vae", str(bundle.vae.dtype).removeprefix("paddle."))
+    vae = load_part(source, "vae", str(bundle.vae.dtype).removeprefix("paddle."), bundle.family)
     pack(vae)
     return replace(bundle, vae=vae)
 

@@ -1,7 +1,7 @@
 """A model's parameters on their way into a file: named and laid out as the format wants, made one at a time."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from paddle import Tensor, nn
@@ -71,7 +71,7 @@ def _entry(key: str, group: list[tuple[Take, Weight]], to: str | None) -> Entry:
 
 def _array(key: str, weight: Weight, dtype: str) -> np.ndarray:
     value = weight.value()
-    array, kind = to_array(value.astype(dtype) if weight.dtype != dtype else value)
+    array, kind = to_array(value.astype(cast(Any, dtype)) if weight.dtype != dtype else value)
     if not finite(array, kind):
         raise ValueError(f"{key} is NaN or infinite as {dtype}; save as bfloat16 or float32, or check the model")
     return array

@@ -77,7 +77,8 @@ class TensorFile:
         if stored.path not in self._files:
             self._files[stored.path] = stored.path.open("rb", buffering=0)
         if array.nbytes:
-            read_exactly(self._files[stored.path], start, memoryview(array.reshape(-1).view(np.uint8)))
+            flat: Any = array.reshape(-1).view(np.uint8)
+            read_exactly(self._files[stored.path], start, memoryview(flat))
 
 
 def open_tensors(path: str | Path, variant: str | None = None) -> TensorFile:

@@ -8,12 +8,12 @@ place, so memory peaks at the model plus a few copies of one tensor.
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from paddle import Tensor, nn
 
-from ppdiffusers.weights.dtype import BY_PADDLE, DTYPES, FLOATS, empty, finite, paddle_name, to_tensor
+from ppdiffusers.weights.dtype import BY_PADDLE, DTYPES, FLOATS, copy_into, empty, finite, paddle_name, to_tensor
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -237,9 +237,10 @@ def cast(array: np.ndarray, dtype: str, to: str) -> Tensor:
         return to_tensor(wide.view(np.float32), "F32")
     if dtype in ("F16", "F64", "F32") and to in ("float32", "float64"):  # numpy is four times faster at this
         wide = empty(array.shape, to)
-        wide[...] = array
+        copy_into(wide, array)
         return to_tensor(wide, BY_PADDLE[to])
-    return to_tensor(array, dtype).astype(to)
+    kind: Any = to
+    return to_tensor(array, dtype).astype(kind)
 
 
 def read_one(file: Readable, name: str, take: Take, dtype: str) -> Tensor:

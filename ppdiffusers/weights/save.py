@@ -5,15 +5,14 @@ Without a change of dtype every bit survives both ways.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from shutil import copyfile, rmtree
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
 
 from ppdiffusers.models.pretrained import Pretrained
-from ppdiffusers.prompt.tokenizer import ASSETS, read_merges, vocabulary
 from ppdiffusers.weights.detect import CONFIGS_KEY
 from ppdiffusers.weights.entries import entries_of
 from ppdiffusers.weights.load import TEXTS, TOKENIZERS, LoadedParts
@@ -31,6 +30,8 @@ from ppdiffusers.weights.write import Entry, write_tensors, write_text
 
 EPSILON_WORDS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 BETAS = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+# The padding of a text encoder depends on its kind, which its activation tells: {file name: text}.
+TokenizerFiles = Callable[[str], Mapping[str, str]]
 CLIP_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json", "tokenizer.json")
 
 
@@ -42,18 +43,29 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def save_diffusers(
-    parts: LoadedParts, folder: str | Path, dtype: str | None = None, variant: str | None = None
+    parts: LoadedParts,
+    folder: str | Path,
+    dtype: str | None = None,
+    variant: str | None = None,
+    tokenizer_files: TokenizerFiles | None = None,
 ) -> None:
     """A pipeline folder that diffusers' `from_pretrained` loads.
 
-    Its model_index.json goes first when the folder is written over and comes last, so that a folder with an index is
-    complete and of one model. A failure takes a new folder away again. ValueError for a full disk or bad numbers.
+    `tokenizer_files` makes the files of the built-in tokenizer, for text encoders that came without one;
+    `pipelines.save` has it. The model_index.json goes first when the folder is written over and comes last, so that a
+    folder with an index is complete and of one model. A failure takes a new folder away again. ValueError for a full
+    disk, bad numbers, or a tokenizer that is nowhere.
     """
+    if tokenizer_files is None and None in parts.tokenizers:
+        raise ValueError(
+            "this checkpoint came without tokenizers; save it with ppdiffusers.pipelines.save"
+        )
     folder = Path(folder)
     new = not folder.exists()
     (folder / "model_index.json").unlink(missing_ok=True)
     try:
         _save_parts(parts, folder, dtype, variant)
+        _save_rest(parts, folder, tokenizer_files)
     except BaseException:
         if new:
             rmtree(folder, ignore_errors=True)
@@ -61,11 +73,19 @@ def save_diffusers(
 
 
 def _save_parts(parts: LoadedParts, folder: Path, dtype: str | None, variant: str | None) -> None:
-    models = named(parts)
-    for name, model in models.items():
+    for name, model in named(parts).items():
         model.save_pretrained(folder / name, variant, dtype)
-    for name, tokenizer in zip((n for n in TEXTS if n in models), parts.tokenizers, strict=True):
-        _save_tokenizer(tokenizer, folder / TOKENIZERS[name], models[name].config.hidden_act)
+
+
+def _save_rest(parts: LoadedParts, folder: Path, tokenizer_files: TokenizerFiles | None) -> None:
+    models = named(parts)
+    for name, source in zip((n for n in TEXTS if n in models), parts.tokenizers, strict=True):
+        place = folder / TOKENIZERS[name]
+        if source is not None:
+            _copy_tokenizer(source, place)
+        elif tokenizer_files is not None:
+            for file, text in tokenizer_files(models[name].config.hidden_act).items():
+                write_text(place / file, text)
     scheduler = dict(parts.scheduler_config) or scheduler_config(parts.prediction_type, parts.family.startswith("sdxl"))
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     write_json(folder / "model_index.json", _index(parts, models, scheduler["_class_name"]))
@@ -108,22 +128,11 @@ def _index(parts: LoadedParts, models: Mapping[str, Pretrained], scheduler: str)
     return absent | index | tokenizers | {"scheduler": ["diffusers", scheduler]} | flags
 
 
-def _save_tokenizer(source: Path | None, folder: Path, act: str) -> None:
-    """Copy the tokenizer the model came with, or write the CLIP vocabulary with the padding of its kind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if source is not None and source.resolve() == folder.resolve():
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    if source.resolve() == folder.resolve():
         return
-    if source is not None:
-        for path in (source / name for name in CLIP_FILES if (source / name).is_file()):
-            copyfile(path, folder / path.name)
-        return
-    merges = (ASSETS / "merges.txt").read_text(encoding="utf-8")
-    write_text(folder / "merges.txt", merges)
-    write_text(folder / "vocab.json", json.dumps(vocabulary(read_merges(merges)), ensure_ascii=False))
-    start, end = "<|startoftext|>", "<|endoftext|>"
-    special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end if act == "quick_gelu" else "!"}
-    write_json(folder / "special_tokens_map.json", special)
-    write_json(folder / "tokenizer_config.json", special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77})
+    for path in (source / name for name in CLIP_FILES if (source / name).is_file()):
+        write_text(folder / path.name, path.read_text(encoding="utf-8"))
 
 
 # --- single files -----------------------------------------------------------------------------------------------------

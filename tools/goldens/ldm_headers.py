@@ -1,7 +1,7 @@
 """Headers of original checkpoints of every family, each key with the diffusers/transformers keys it stands for.
 
 Two sources that do not know ours must agree: the key lists grow here as the original code grows its layers (the
-constructors of CompVis' `UNetModel`, `Encoder` and `Decoder`, of OpenCLIP's text tower and of lllyasviel's `ControlNet`),
+constructors of CompVis' `UNetModel`, `Encoder`, `Decoder`, of OpenCLIP's text tower, of lllyasviel's `ControlNet`),
 and diffusers' own single-file converter must turn them into exactly the state dict of the diffusers model. All runs on
 torch's meta device. Run with the reference environment, not in the root: `python <repo>/tools/goldens/ldm_headers.py`.
 """

@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 from app.cli import main
 from ppdiffusers.models.layers import Linear
 from ppdiffusers.pipelines.infotext import extract, parse
+from ppdiffusers.pipelines.save import save_diffusers
 from ppdiffusers.weights.load import LoadedParts
-from ppdiffusers.weights.save import save_diffusers, save_ldm
+from ppdiffusers.weights.save import save_ldm
 from tests.ppdiffusers.pipelines.conftest import tiny
 
 

@@ -8,10 +8,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ppdiffusers.models.controlnet import ControlNetModel
+from ppdiffusers.pipelines.save import save_diffusers
 from ppdiffusers.weights.ema import flatten
 from ppdiffusers.weights.file import open_tensors
 from ppdiffusers.weights.load import iter_load, load, load_part
-from ppdiffusers.weights.save import named, save_controlnet_ldm, save_diffusers, save_ldm
+from ppdiffusers.weights.save import named, save_controlnet_ldm, save_ldm
 from tests.ppdiffusers.weights.conftest import FAMILIES, bits, checkpoint, randomise, same, same_parts
 
 

@@ -10,10 +10,11 @@ import pytest
 from safetensors import safe_open
 
 from ppdiffusers.models.layers import pack
+from ppdiffusers.pipelines.save import save_diffusers
 from ppdiffusers.weights import write
 from ppdiffusers.weights.file import open_tensors
 from ppdiffusers.weights.load import load
-from ppdiffusers.weights.save import save_diffusers, save_ldm
+from ppdiffusers.weights.save import save_ldm
 from ppdiffusers.weights.write import Entry, write_tensors, write_text
 from tests.ppdiffusers.weights.conftest import checkpoint
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from ppdiffusers.pipelines.save import save_diffusers
 from ppdiffusers.weights.load import load
-from ppdiffusers.weights.save import named, save_diffusers, save_ldm
+from ppdiffusers.weights.save import named, save_ldm
 from tests.ppdiffusers.weights.conftest import FAMILIES, checkpoint, same_parts
 
 PYTHON = os.environ.get("MIXSTUDIO_REFERENCE_PYTHON")
