@@ -57,9 +57,7 @@ def save_diffusers(
     disk, bad numbers, or a tokenizer that is nowhere.
     """
     if tokenizer_files is None and None in parts.tokenizers:
-        raise ValueError(
-            "this checkpoint came without tokenizers; save it with ppdiffusers.pipelines.save"
-        )
+        raise ValueError("this checkpoint came without tokenizers; save it with ppdiffusers.pipelines.save")
     folder = Path(folder)
     new = not folder.exists()
     (folder / "model_index.json").unlink(missing_ok=True)
