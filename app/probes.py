@@ -58,6 +58,11 @@ def _qkv(a: Ask) -> tuple[Any, Any, Any]:
     return a.full(2, 256, 8, 40), a.full(2, 256, 8, 40), a.full(2, 256, 8, 40)
 
 
+def _quantized(k: Any, a: Ask) -> Any:
+    weight = k.quantize(a.paddle.full([256, 64], 0.01, dtype="float32"), "q4_1")
+    return k.quantized_linear(a.full(1, 256), weight)
+
+
 def _packed_rows(a: Ask) -> tuple[Any, ...]:
     rows, ends = a.full(256, 8, 40), a.ints(0, 100, 256)
     return rows, rows, rows, ends, ends
@@ -70,6 +75,7 @@ PROBES: dict[str, Callable[[Any, Ask], Any]] = {
         a.full(1, 1, 9, 64), a.full(1, 128, 3, 64), a.full(1, 128, 3, 64), a.ints(100)
     ),
     "linear": lambda k, a: k.linear(a.full(2, 64, 320), k.pack_linear(a.full(320, 320)), a.full(320)),
+    "quantized_linear": _quantized,
     "conv2d": lambda k, a: k.conv2d(a.full(2, 16, 16, 64), k.pack_conv2d(a.full(64, 64, 3, 3)), a.full(64), padding=1),
     "group_norm": lambda k, a: k.group_norm(a.full(2, 64, 320), a.full(320), a.full(320), act="silu"),
     "layer_norm": lambda k, a: k.layer_norm(a.full(2, 64, 320), a.full(320), a.full(320)),
