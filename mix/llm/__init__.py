@@ -8,6 +8,7 @@ from typing import Any
 
 PUBLIC = {
     "AutoModelForCausalLM": "mix.llm.loading",
+    "AutoTokenizer": "mix.llm.tokenizer",
     "CausalLM": "mix.llm.model",
     "CausalOutput": "mix.llm.model",
     "DecoderConfig": "mix.llm.config",
@@ -16,6 +17,7 @@ PUBLIC = {
     "KVCache": "mix.llm.cache",
     "PrefixCache": "mix.llm.prefix",
     "Token": "mix.llm.generate",
+    "Tokenizer": "mix.llm.tokenizer",
 }
 __all__ = sorted(PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
