@@ -191,11 +191,14 @@ def test_every_kernel_means_the_same(case, dtype, grad):
     assert "reference" in taken
 
 
+ELSEWHERE = {"adamw_step", "quantized_linear"}  # tested below and in test_quant.py: their inputs fit no case
+
+
 def test_the_grid_knows_every_op():
-    assert {case.op for case in CASES} | {"adamw_step"} == set(tables())
+    assert {case.op for case in CASES} | ELSEWHERE == set(tables())
 
 
-@pytest.mark.parametrize("op", sorted(tables()))
+@pytest.mark.parametrize("op", sorted(set(tables()) - ELSEWHERE))
 def test_a_built_kernel_is_used(op):
     """With the extensions built, the CPU's own kernel takes at least one plain call of every op."""
     absent = {name: why for name in build.EXTENSIONS if (why := build.why_not(name))}
@@ -203,8 +206,6 @@ def test_a_built_kernel_is_used(op):
         pytest.skip(f"extensions are absent: {absent}")
     mine = [case for case in CASES if case.op == op]
     first = {tables()[op][0].name}
-    if op == "adamw_step":
-        return  # below
     if paddle.device.get_device() != "cpu":
         pytest.skip("a GPU has its own order")
     assert any(refusal(case, name, dtype, False) is None for case in mine for name in first for dtype in TOLERANCE)
