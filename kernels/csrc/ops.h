@@ -27,8 +27,10 @@ void with_type(const Tensor& x, const Body& body) {
 inline const float* floats(const Tensor& t, std::vector<float>& copy) {
   if (t.numel() == 0) return nullptr;
   if (t.dtype() == Type::FLOAT32) return in<float>(t);
-  copy.resize(t.numel());
-  for (int64_t i = 0; i < t.numel(); ++i) copy[i] = to_float(in<bf16>(t)[i]);
+  const int64_t n = t.numel();
+  const bf16* half = in<bf16>(t);
+  copy.resize(n);
+  for (int64_t i = 0; i < n; ++i) copy[i] = to_float(half[i]);
   return copy.data();
 }
 
@@ -37,7 +39,9 @@ inline Tensor like(const Tensor& t, const float* values) {
   Tensor made = paddle::empty_like(t);
   with_type(t, [&](auto type) {
     using T = decltype(type);
-    for (int64_t i = 0; i < t.numel(); ++i) out<T>(made)[i] = from_float<T>(values[i]);
+    const int64_t n = t.numel();
+    T* to = out<T>(made);
+    for (int64_t i = 0; i < n; ++i) to[i] = from_float<T>(values[i]);
   });
   return made;
 }
