@@ -20,8 +20,8 @@ from ppdiffusers.training.draws import Draws
 from ppdiffusers.training.event import Event
 from ppdiffusers.training.loop import Loss
 from ppdiffusers.training.lowrank import LoraConfig, LowRank, Told, frozen, metadata
-from ppdiffusers.training.materials import MaterialConfig, Materials, added
-from ppdiffusers.training.objective import Objective, weighted_error
+from ppdiffusers.training.materials import Batch, MaterialConfig, Materials, added
+from ppdiffusers.training.objective import Mixed, Objective, weighted_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +89,8 @@ class DiffusionTask:
     def loss(self, number: int) -> Loss:
         batch = self.material.batch(number)
         mixed = self.objective.mix(batch.latents, self.draws, number)
-        said = self.said(batch.captions)
-        more = self.residuals(mixed.noisy, mixed.times, said, batch.indices, batch.flips, batch.time_ids)
+        said = self.said(batch.captions, number)
+        more = self.residuals(batch, mixed, said)
         out = self.bundle.unet(
             mixed.noisy,
             mixed.times,
@@ -101,19 +101,22 @@ class DiffusionTask:
         )
         return Loss(weighted_error(out.sample, mixed))
 
-    def said(self, captions: Sequence[str]) -> Conditioning:
-        """What the captions tell the UNet."""
+    def said(self, captions: Sequence[str], number: int) -> Conditioning:
+        """What the captions of batch `number` tell the UNet."""
         return self.material.texts(captions)
 
-    def residuals(self, *seen: Any) -> tuple[list[Tensor] | None, Tensor | None]:
+    def residuals(self, batch: Batch, mixed: Mixed, said: Conditioning) -> tuple[list[Tensor] | None, Tensor | None]:
         """What is added to the UNet's skips and middle; nothing here."""
         return None, None
 
     def samples(self) -> tuple[Sequence[PIL.Image.Image], Sequence[str]]:
         prompts = self.prompts()
-        request = self.request(prompts)
-        made = [event.image for event in run(self.bundle, request) if isinstance(event, Image)]
-        return made, prompts
+        return self.made(self.bundle, self.request(prompts)), prompts
+
+    @staticmethod
+    def made(bundle: Bundle, request: Request) -> list[PIL.Image.Image]:
+        """The request's pictures."""
+        return [event.image for event in run(bundle, request) if isinstance(event, Image)]
 
     def prompts(self) -> tuple[str, ...]:
         config = self.config.sample
@@ -179,8 +182,8 @@ class LoraTask(DiffusionTask):
     def factors(self) -> Mapping[str, float]:
         return {"text_encoder": self.lora.text_factor}
 
-    def said(self, captions: Sequence[str]) -> Conditioning:
-        return self.material.captions(captions) if self.with_text else super().said(captions)
+    def said(self, captions: Sequence[str], number: int) -> Conditioning:
+        return self.material.captions(captions) if self.with_text else super().said(captions, number)
 
     def save(self, step: int) -> Path:
         material = self.config.material
