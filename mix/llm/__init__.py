@@ -12,6 +12,7 @@ PUBLIC = {
     "CausalLM": "mix.llm.model",
     "CausalOutput": "mix.llm.model",
     "DecoderConfig": "mix.llm.config",
+    "GrammarMask": "mix.llm.constrain",
     "GenerationConfig": "mix.llm.sampling",
     "Finished": "mix.llm.generate",
     "KVCache": "mix.llm.cache",
