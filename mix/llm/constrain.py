@@ -78,8 +78,9 @@ def json_schema(tokenizer: Tokenizer, schema: Mapping[str, Any] | str | None = N
 
 
 def regex(tokenizer: Tokenizer, pattern: str) -> GrammarMask:
-    """Text that the whole pattern matches (Rust's syntax: no look-around, no back-references)."""
-    return GrammarMask(tokenizer, _made("grammar_from_regex", pattern))
+    """Text that the whole pattern matches: Rust's syntax, no look-around, no back-references; \\d means 0 to 9."""
+    inside = _library().regex_to_lark(pattern, "d")
+    return GrammarMask(tokenizer, _made("grammar_from_lark", f"start: /{inside}/"))
 
 
 def choice(tokenizer: Tokenizer, choices: Sequence[str]) -> GrammarMask:
