@@ -1,12 +1,11 @@
 """Diffusion models on pictures with captions: the whole UNet, a LoRA beside it, or a ControlNet before it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import paddle
 import PIL.Image
 from paddle import Tensor
 
@@ -48,11 +47,21 @@ class DiffusionConfig:
 
 
 class DiffusionTask:
-    """Train all of a checkpoint's UNet; the result is a UNet folder in diffusers' form (out), float16."""
+    """Train all of a checkpoint's UNet; the result (out) is what `write(out)` makes of it, or else its folder in
+    diffusers' form, float16.
+    """
 
     name = "diffusion"
 
-    def __init__(self, bundle: Bundle, dataset: Dataset, out: str | Path, config: DiffusionConfig) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        dataset: Dataset,
+        out: str | Path,
+        config: DiffusionConfig,
+        write: Callable[[Path], None] | None = None,
+    ) -> None:
+        self.write = write
         self.bundle, self.dataset, self.out, self.config = bundle, dataset, Path(out), config
         if bundle.extra_channels:
             raise ValueError(f"{bundle.name} reads {bundle.extra_channels} channels more than a latent; train its base")
@@ -136,7 +145,10 @@ class DiffusionTask:
         )
 
     def save(self, step: int) -> Path:
-        self.bundle.unet.save_pretrained(self.out, dtype="float16")
+        if self.write is None:
+            self.bundle.unet.save_pretrained(self.out, dtype="float16")
+        else:
+            self.write(self.out)
         return self.out
 
     def close(self) -> None:
@@ -213,14 +225,3 @@ class LoraTask(DiffusionTask):
     def _paths(self) -> LowRank:
         assert self.paths is not None, "prepare comes first"
         return self.paths
-
-
-def bundle_for_training(parts: Any) -> Bundle:
-    """A loaded checkpoint with plain weights, for training."""
-    from ppdiffusers.pipelines.load import of_parts
-
-    bundle = of_parts(parts)
-    with paddle.no_grad():
-        for model in (*bundle.models.values(), bundle.vae):
-            model.eval()
-    return bundle

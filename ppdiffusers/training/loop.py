@@ -115,6 +115,7 @@ class Run:
     average: Average | None
     step: int = 0
     saved: int = -1  # the step of the last state on the disk
+    written: bool = False  # whether this process has written the result
     lost: int = 0
 
     @classmethod
@@ -185,6 +186,7 @@ class Run:
     def save_result(self) -> Saved:
         with self.shown(), paddle.no_grad():
             path = self.task.save(self.step)
+        self.written = True
         return Saved(self.step, path, "result", final=self.step == self.config.steps)
 
     # --- resuming ---
@@ -244,6 +246,8 @@ def _steps(run: Run) -> Iterator[Event]:
         if run.step == config.steps or (config.save_every and run.step % config.save_every == 0):
             yield run.save_state()
             yield run.save_result()
+    if run.saved == config.steps and not run.written:  # it was already done when it was started
+        yield run.save_result()
 
 
 def _keep(run: Run) -> None:
