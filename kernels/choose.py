@@ -12,7 +12,7 @@ import paddle
 
 from kernels import build
 
-Run = Callable[..., "paddle.Tensor"]
+Run = Callable[..., Any]  # a Tensor, or None where the op works in place
 
 
 @dataclass(frozen=True)

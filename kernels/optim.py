@@ -1,6 +1,6 @@
 """Optimiser steps over many tensors at once.
 
-Call.options: (dtypes of parameters and gradients, dtypes of moments), each a sorted tuple of names.
+Call.options: (dtypes of parameters and gradients, dtypes of moments), each names in order.
 """
 
 from paddle import Tensor, no_grad
@@ -14,10 +14,10 @@ _native = refusal("optim")
 
 
 def _refuse(call: Call) -> str | None:
-    dtypes, moments = call.options or ((call.dtype,), ("float32",))
+    dtypes, moments = (str(option) for option in call.options or (call.dtype, "float32"))
     return _native(call) or no(
-        (any(dtype not in DTYPES for dtype in dtypes), f"parameters and gradients of {', '.join(dtypes)}"),
-        (moments != ("float32",), f"moments must be float32, not {', '.join(moments)}"),
+        (any(dtype not in DTYPES for dtype in dtypes.split()), f"parameters and gradients of {dtypes}"),
+        (moments != "float32", f"moments must be float32, not {moments}"),
     )
 
 
@@ -38,8 +38,8 @@ table(
 )
 
 
-def _dtypes(*lists: list[Tensor]) -> tuple[str, ...]:
-    return tuple(sorted({dtype_of(t) for tensors in lists for t in tensors}))
+def _dtypes(*lists: list[Tensor]) -> str:
+    return " ".join(sorted({dtype_of(t) for tensors in lists for t in tensors}))
 
 
 def adamw_step(

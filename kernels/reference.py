@@ -46,6 +46,8 @@ def activate(x: Tensor, act: str | None) -> Tensor:
             return quick_gelu(x)
         case "geglu":
             return geglu(x)
+        case _:
+            pass
     raise ValueError(f"unknown activation {act!r}; known: None, silu, gelu, gelu_tanh, quick_gelu, geglu")
 
 

@@ -92,8 +92,9 @@ def cache_folder() -> Path:
 
 def _paddle() -> tuple[Path, str]:
     import paddle
+    from paddle import version  # pyright: ignore[reportAttributeAccessIssue]
 
-    return Path(paddle.__file__).parent, f"{paddle.__version__}-{paddle.version.commit}"
+    return Path(paddle.__file__).parent, f"{paddle.__version__}-{version.commit}"
 
 
 def _with_headers(sources: list[Path]) -> list[Path]:
@@ -181,7 +182,7 @@ def run(op: str, *arguments: Any) -> Any:
     """Call a loaded custom op with its inputs then its attributes; one result or a list of them."""
     from paddle import _C_ops
 
-    out = _C_ops._run_custom_op(op, *arguments)
+    out = _C_ops._run_custom_op(op, *arguments)  # pyright: ignore[reportAttributeAccessIssue]
     return out[0] if len(out) == 1 else out
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-import kernels  # noqa: F401  (declares the extensions)
+import kernels  # noqa: F401  # pyright: ignore[reportUnusedImport]  (declares the extensions)
 from kernels.build import build_all
 
 
