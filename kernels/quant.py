@@ -81,7 +81,9 @@ def _check_shape(who: str, shape: tuple[int, ...], kind: str = "") -> None:
     if len(shape) != 2 or min(shape) < 1:
         raise ValueError(f"{who}: a weight is (in, out), both at least 1, not {tuple(shape)}")
     if kind and shape[0] % (length := KINDS[kind].length if KINDS[kind].stored else 1):
-        raise ValueError(f"{who}: {kind} has blocks of {length} inputs, and {shape[0]} is not a multiple; use int8 or int4")
+        raise ValueError(
+            f"{who}: {kind} has blocks of {length} inputs, and {shape[0]} is not a multiple; use int8 or int4"
+        )
 
 
 def _check_group(who: str, group: int) -> None:
@@ -169,9 +171,7 @@ def join_outputs(*weights: QuantizedWeight) -> QuantizedWeight:
 _refuse_native = native.refusal("quant")
 
 
-def _forward(
-    x: Tensor, weight: QuantizedWeight, bias: Tensor | None, residual: Tensor | None, how: int
-) -> Tensor:
+def _forward(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, residual: Tensor | None, how: int) -> Tensor:
     about = KINDS[weight.kind]
     return build.run("mix_quant_linear", x, weight.blocks, bias, residual, about.id, weight.shape[1], weight.group, how)
 
@@ -232,7 +232,10 @@ def _refuse_gpu(call: Call) -> str | None:
         (call.device != "gpu", "needs a GPU"),
         (call.dtype not in ("float16", "bfloat16"), f"no {call.dtype}"),
         (call.grad, "has no gradient"),
-        (call.options != ("int8",), f"Paddle's weight-only product has a scale an output and no low: int8, not {call.options}"),
+        (
+            call.options != ("int8",),
+            f"Paddle's weight-only product has a scale an output and no low: int8, not {call.options}",
+        ),
         (any(n % 16 for n in call.shape[-1:]), "needs a multiple of 16 inputs"),
     )
 
@@ -293,7 +296,9 @@ def quantized_rows(weight: QuantizedWeight, ids: Tensor, *, dtype: str = "float3
         raise ValueError(f"quantized_rows makes float32 or bfloat16, not {dtype!r}")
     count = weight.shape[1]
     if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < count:
-        raise ValueError(f"quantized_rows: ids must be within 0..{count - 1}, they run from {int(ids.min())} to {int(ids.max())}")
+        raise ValueError(
+            f"quantized_rows: ids must be within 0..{count - 1}, they run from {int(ids.min())} to {int(ids.max())}"
+        )
     if weight.blocks.place.is_cpu_place() and build.load("quant"):
         return build.run("mix_quant_rows", weight.blocks, ids.astype("int64"), *weight._about(), dtype == "bfloat16")
     table_ = paddle.to_tensor(weight._values(), place=weight.blocks.place)

@@ -96,7 +96,9 @@ def _divided(top: Floats, by: NDArray[np.floating]) -> Floats:
 
 def _half(values: Floats, kind: str) -> NDArray[np.float16]:
     if np.abs(values).max(initial=0) > 65504:
-        raise ValueError(f"quantize: {kind} keeps scales as float16, and these weights are too large for that; use int8")
+        raise ValueError(
+            f"quantize: {kind} keeps scales as float16, and these weights are too large for that; use int8"
+        )
     return values.astype(np.float16)
 
 

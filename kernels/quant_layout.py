@@ -82,7 +82,9 @@ def _pack_codes(grouped: Bytes, bits: int) -> Bytes:
         planes.append(sum((high[:, :, g : g + 1] << g for g in range(1, 8)), high[:, :, :1]))
     if bits == 6:
         high = grouped >> 4
-        planes += [sum((high[:, :, h + g : h + g + 1] << 2 * g for g in range(1, 4)), high[:, :, h : h + 1]) for h in (0, 4)]
+        planes += [
+            sum((high[:, :, h + g : h + g + 1] << 2 * g for g in range(1, 4)), high[:, :, h : h + 1]) for h in (0, 4)
+        ]
     return np.concatenate(planes, axis=2).reshape(*grouped.shape[:2], -1)
 
 

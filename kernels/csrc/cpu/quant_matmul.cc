@@ -9,8 +9,10 @@ namespace {
 
 #ifdef __AVX512F__
 constexpr int kMost = 8;  // rows of a chunk: their sums and a block's codes are held in registers
+constexpr int kSideBySide = 4;
 #else
 constexpr int kMost = 4;
+constexpr int kSideBySide = 2;
 #endif
 
 int64_t chunks_of(int64_t rows) { return rows / kMost + __builtin_popcountll(rows % kMost); }
@@ -92,28 +94,38 @@ INLINE int32_t four(const int8_t* p) {
   return out;
 }
 
-// One block's codes by the rows of a chunk. Halves: a scale for the first 16 inputs and one for the others.
+// One block's codes by the rows of a chunk. Halves: a scale for the first 16 inputs and one for the others. Rows go four
+// abreast, because one row's dot products wait for each other.
 template <Quant K, int R>
 INLINE void block_by_rows(const Codes (&code)[8], const Scales (&scale)[2], const int8_t* x, const float* step, const float* sum,
                           const int32_t* start, Wide (&total)[R]) {
   constexpr bool kEight = traits(K).bits == 8, kStarts = traits(K).offset != 0 && !(kEight && kBytesSigned);
-  constexpr int kHalves = K == Quant::kQ6_K ? 2 : 1;
+  constexpr int kHalves = K == Quant::kQ6_K ? 2 : 1, kAbreast = R < kSideBySide ? R : kSideBySide;
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
+  for (int first = 0; first < R; first += kAbreast)
     EACH_PART {
-      const Vec by(step[r]);
 #pragma GCC unroll 2
       for (int h = 0; h < kHalves; ++h) {
-        Int acc = kStarts ? all(kHalves == 2 ? start[2 * r + h] : start[2 * r] + start[2 * r + 1]) : all(0);
+        Int acc[kAbreast];
+#pragma GCC unroll 8
+        for (int i = 0; i < kAbreast; ++i) {
+          const int32_t* from = start + 2 * (first + i);
+          acc[i] = kStarts ? all(kHalves == 2 ? from[h] : from[0] + from[1]) : all(0);
+        }
 #pragma GCC unroll 8
         for (int g = h * 4; g < (kHalves == 2 ? h * 4 + 4 : 8); ++g)
-          acc = dot<kEight>(acc, code[g].part[p], four(x + r * kBlock + 4 * g));
-        const Vec product = K == Quant::kInt8 ? to_vec(acc) : to_vec(acc) * scale[h].scale.part[p];
-        total[r].part[p] = fma(product, by, total[r].part[p]);
+#pragma GCC unroll 8
+          for (int i = 0; i < kAbreast; ++i)
+            acc[i] = dot<kEight>(acc[i], code[g].part[p], four(x + (first + i) * kBlock + 4 * g));
+#pragma GCC unroll 8
+        for (int i = 0; i < kAbreast; ++i) {
+          const int r = first + i;
+          const Vec product = K == Quant::kInt8 ? to_vec(acc[i]) : to_vec(acc[i]) * scale[h].scale.part[p];
+          total[r].part[p] = fma(product, Vec(step[r]), total[r].part[p]);
+          if (traits(K).low && h == 0) total[r].part[p] = fma(scale[0].low.part[p], Vec(sum[r]), total[r].part[p]);
+        }
       }
-      if constexpr (traits(K).low) total[r].part[p] = fma(scale[0].low.part[p], Vec(sum[r]), total[r].part[p]);
     }
-  }
 }
 
 template <Quant K, int R, typename T>

@@ -202,7 +202,7 @@ static void over_tiles(const QuantWeight& weight, int64_t chunks, bool worth, co
   const int64_t groups = (tiles + size - 1) / size;
   int64_t parts = groups >= threads ? 1 : (2 * threads + groups - 1) / groups;
   if (parts > chunks) parts = chunks;
-#pragma omp parallel for schedule(dynamic, 1) if (threads > 1)
+#pragma omp parallel for schedule(monotonic : dynamic, 1) if (threads > 1)
   for (int64_t job = 0; job < groups * parts; ++job) {
     const int64_t first = job / parts * size, part = job % parts;
     body(first, first + size < tiles ? first + size : tiles, chunks * part / parts, chunks * (part + 1) / parts);
