@@ -20,15 +20,18 @@ def picture(colour, size=(72, 64)) -> PIL.Image.Image:
     return PIL.Image.fromarray(array)
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
+def write_pictures(place: Path) -> Path:
     """Four pictures with captions beside them."""
-    place = tmp_path / "pictures"
     place.mkdir()
     for i, (caption, colour) in enumerate(zip(CAPTIONS, COLOURS, strict=True)):
         picture(colour).save(place / f"{i}.png")
         (place / f"{i}.txt").write_text(caption)
     return place
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return write_pictures(tmp_path / "pictures")
 
 
 @pytest.fixture
