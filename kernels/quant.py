@@ -1,12 +1,16 @@
-"""Linear layers and embeddings over weights that stay quantised in memory (GGUF's kinds, int8 per output, int4 in groups).
+"""Linear layers and embeddings over weights that stay quantised in memory.
 
-`native` rounds x to 8 bits in blocks of 32 inputs and multiplies integers: against exact products the result is off by about
-0.5 % of the typical output (root mean square; tests hold each kind to 1 %), the same whatever else is in the batch. It is what
-llama.cpp does on a CPU too. `exact` keeps x in float32 and differs only by the order of sums: `use(quantized_linear="exact")`.
-Weights are frozen: gradients go to x, bias and residual. Call.options: (kind,).
+Kinds: GGUF's blocks, int8 with a scale an output, int4 in groups with zero points.
+
+`native` rounds x to 8 bits in blocks of 32 inputs and multiplies integers. Against exact products the result is off by
+about 0.5 % for every kind (root mean square of the error over that of the result, x normally distributed; tests hold
+each kind to 1 %), the same whatever else is in the batch. llama.cpp does so on a CPU too. `exact` keeps x in float32
+and differs by the order of sums only: `use(quantized_linear="exact")`. Weights are frozen: gradients go to x, bias and
+residual, through the exact weight. Call.options: (kind,).
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,7 +23,7 @@ from paddle.autograd import PyLayer
 from kernels import build, native
 from kernels.choose import Call, Kernel, accept, choose, device_of, dtype_of, needs_grad, no, table
 from kernels.quant_formats import ROUNDINGS, from_blocks, from_floats, whole_blocks
-from kernels.quant_layout import BLOCK, KINDS, Parts, blocks_of, interleave, separate, size_of, values
+from kernels.quant_layout import BLOCK, KINDS, Parts, interleave, separate, size_of, values
 
 build.register(build.Extension("quant", kernels=("quant_matmul.cc", "quant_exact.cc")))
 
@@ -126,8 +130,10 @@ def from_gguf(kind: str, raw: Any, shape: tuple[int, int]) -> QuantizedWeight:
 
 
 def from_groups(codes: Any, scales: Any, zeros: Any, *, group: int = 128) -> QuantizedWeight:
-    """GPTQ- or AWQ-like int4: codes (in, out) in 0..15, scales and zero points (in / group rounded up, out); a weight is
-    scale * (code - zero). Scales are kept as float16, as those formats have them.
+    """GPTQ- or AWQ-like int4: a weight is scale * (code - zero).
+
+    codes (in, out) in 0..15; scales and zero points (in / group rounded up, out), scales kept as float16 as those
+    formats have them. Raises ValueError for what does not fit.
     """
     codes, zeros = np.asarray(codes), np.asarray(zeros)
     scales = np.asarray(scales, np.float32)
@@ -259,6 +265,11 @@ table(
 )
 
 
+@lru_cache(maxsize=1024)
+def _call(device: str, dtype: str, grad: bool, shape: tuple[int, int], kind: str) -> Call:
+    return Call("quantized_linear", device, dtype, grad, shape, (kind,))  # a token asks a few hundred times
+
+
 def quantized_linear(
     x: Tensor, weight: QuantizedWeight, bias: Tensor | None = None, *, residual: Tensor | None = None
 ) -> Tensor:
@@ -277,12 +288,11 @@ def quantized_linear(
         raise ValueError(f"quantized_linear: a bias of shape {tuple(bias.shape)} does not fit {width_out} outputs")
     if residual is not None and (residual.shape != [*shape[:-1], width_out] or residual.dtype != x.dtype):
         raise ValueError(
-            f"quantized_linear: the residual is {tuple(residual.shape)} {dtype_of(residual)}, the result that it is added "
-            f"to {(*shape[:-1], width_out)} {dtype}"
+            f"quantized_linear: the residual is {tuple(residual.shape)} {dtype_of(residual)}, "
+            f"the result that it is added to {(*shape[:-1], width_out)} {dtype}"
         )
     grad = needs_grad(x, bias, residual)
-    call = Call("quantized_linear", device_of(x), dtype, grad, (width_in, width_out), (weight.kind,))
-    return choose(call).run(x, weight, bias, residual)
+    return choose(_call(device_of(x), dtype, grad, weight.shape, weight.kind)).run(x, weight, bias, residual)
 
 
 def quantized_rows(weight: QuantizedWeight, ids: Tensor, *, dtype: str = "float32") -> Tensor:

@@ -1,7 +1,7 @@
 """Where quantised weights come from: GGUF blocks, and floats that are rounded here.
 
-GGUF blocks hold neighbours of one output (ggml's tensors are (in, out) with the inputs running fastest). The 4-bit kinds
-keep the first half of a block in the low halves of the bytes; the K kinds have 256 weights with 6-bit sub-scales.
+GGUF blocks hold neighbours of one output: ggml's tensors are (in, out) with the inputs running fastest. The 4-bit
+kinds keep the first half of a block in the low halves of the bytes; the K kinds have 256 weights with sub-scales.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kernels.quant_layout import BLOCK, KINDS, Bytes, Parts, blocks_of
 
 Floats = NDArray[np.float32]
+Read = tuple[Bytes, tuple[NDArray[np.float16], ...], Bytes]  # codes, header, sub-scales
 
 
 def _halves(block: Bytes, at: int) -> NDArray[np.float16]:
@@ -22,7 +23,7 @@ def _nibbles(packed: Bytes) -> Bytes:
     return np.concatenate([packed & 15, packed >> 4], axis=-1)
 
 
-def _small(block: Bytes, kind: str) -> tuple[Bytes, tuple[NDArray[np.float16], ...], Bytes]:
+def _small(block: Bytes, kind: str) -> Read:
     """q4_0, q4_1, q5_0, q5_1: scale, perhaps low, perhaps 32 fifth bits, 16 bytes of low bits."""
     about = KINDS[kind]
     header = tuple(_halves(block, 2 * i) for i in range(len(about.header)))
@@ -33,15 +34,15 @@ def _small(block: Bytes, kind: str) -> tuple[Bytes, tuple[NDArray[np.float16], .
     return codes, header, np.zeros((*block.shape[:2], 0), np.uint8)
 
 
-def _q8_0(block: Bytes, _: str) -> tuple[Bytes, tuple[NDArray[np.float16], ...], Bytes]:
+def _q8_0(block: Bytes, _: str) -> Read:
     return block[..., 2:] ^ 128, (_halves(block, 0),), np.zeros((*block.shape[:2], 0), np.uint8)
 
 
 def _sub_scales(packed: Bytes) -> Bytes:
     """12 bytes -> (8, 2) six-bit numbers: scale and low of each sub-block.
 
-    The first four lie in the low six bits of bytes 0..3 (scales) and 4..7 (lows); of the last four, bytes 8..11 have the
-    low four bits and the top two bits of bytes 0..7 the rest.
+    The first four lie in the low six bits of bytes 0..3 (scales) and 4..7 (lows); of the last four, bytes 8..11 have
+    the low four bits and the top two bits of bytes 0..7 the rest.
     """
     a, b, c = packed[..., :4], packed[..., 4:8], packed[..., 8:]
     scale = np.concatenate([a & 63, (c & 15) | (a >> 6 << 4)], axis=-1)
@@ -49,8 +50,8 @@ def _sub_scales(packed: Bytes) -> Bytes:
     return np.stack([scale, low], axis=-1)
 
 
-def _k45(block: Bytes, kind: str) -> tuple[Bytes, tuple[NDArray[np.float16], ...], Bytes]:
-    """q4_k, q5_k: scale, low, 12 bytes of sub-scales, perhaps 32 bytes of fifth bits, four times 32 bytes of low bits."""
+def _k45(block: Bytes, kind: str) -> Read:
+    """q4_k, q5_k: scale, low, 12 bytes of sub-scales, perhaps 32 of fifth bits, four times 32 of low bits."""
     lead = block.shape[:2]
     codes = _nibbles(block[..., -128:].reshape(*lead, 4, 32)).reshape(*lead, 8, 32)
     if kind == "q5_k":
@@ -60,8 +61,8 @@ def _k45(block: Bytes, kind: str) -> tuple[Bytes, tuple[NDArray[np.float16], ...
     return codes.reshape(*lead, 256), (_halves(block, 0), _halves(block, 2)), sub.reshape(lead[0], -1, 2)
 
 
-def _q6_k(block: Bytes, _: str) -> tuple[Bytes, tuple[NDArray[np.float16], ...], Bytes]:
-    """128 bytes of low halves, 64 of high bits, 16 signed scales, scale. Each half holds 128 weights as four runs of 32."""
+def _q6_k(block: Bytes, _: str) -> Read:
+    """128 bytes of low bits, 64 of high bits, 16 signed scales, scale; either half is 128 weights, four runs of 32."""
     lead = block.shape[:2]
     low = block[..., :128].reshape(*lead, 2, 64)
     high = block[..., 128:192].reshape(*lead, 2, 32)
@@ -70,7 +71,7 @@ def _q6_k(block: Bytes, _: str) -> tuple[Bytes, tuple[NDArray[np.float16], ...],
     return codes.reshape(*lead, 256), (_halves(block, 208),), block[..., 192:208].reshape(lead[0], -1, 2)
 
 
-_READERS: dict[str, Callable[[Bytes, str], tuple[Bytes, tuple[NDArray[np.float16], ...], Bytes]]] = {
+_READERS: dict[str, Callable[[Bytes, str], Read]] = {
     "q8_0": _q8_0,
     **dict.fromkeys(("q4_0", "q4_1", "q5_0", "q5_1"), _small),
     **dict.fromkeys(("q4_k", "q5_k"), _k45),
@@ -91,7 +92,8 @@ def from_blocks(kind: str, stored: Bytes, shape: tuple[int, int]) -> Parts:
 def _divided(top: Floats, by: NDArray[np.floating]) -> Floats:
     """top / by, 0 where `by` is."""
     wide = by.astype(np.float32)
-    return np.divide(top, wide, out=np.zeros(np.broadcast_shapes(top.shape, wide.shape), np.float32), where=wide != 0)
+    result = np.zeros(np.broadcast_shapes(top.shape, wide.shape), np.float32)
+    return np.divide(top, wide, out=result, where=wide != 0)
 
 
 def _half(values: Floats, kind: str) -> NDArray[np.float16]:
@@ -106,8 +108,8 @@ def _symmetric(blocks: Floats, kind: str) -> tuple[Floats, tuple[NDArray[np.floa
     """The largest weight decides the scale: +-127 steps, or -8 (-16) where only the negative end has that step."""
     offset = KINDS[kind].offset
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1, keepdims=True), axis=-1)[..., 0]
-    wanted = np.abs(largest) / 127 if offset == 128 else largest / -offset
-    scale = wanted.astype(np.float32) if kind == "int8" else _half(wanted, kind)
+    wanted = np.asarray(np.abs(largest) / 127 if offset == 128 else largest / -offset, np.float32)
+    scale = wanted if kind == "int8" else _half(wanted, kind)
     return np.rint(_divided(blocks, scale[..., None])) + offset, (scale,)
 
 

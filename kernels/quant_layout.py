@@ -1,16 +1,18 @@
 """How quantised weights lie in memory: tiles of 16 outputs whose bytes stream in the order that the kernels read them.
 
 csrc/cpu/quant.h describes the layout; this is the same in numpy, for packing and for machines without the kernels.
-Shapes: O outputs (padded to 16), B blocks of 32 inputs, S supers (runs of blocks with one header), G = 8 groups of 4 inputs.
+Shapes: O outputs (padded to 16), B blocks of 32 inputs, S supers (runs of blocks with one header), G 8 groups of 4
+inputs.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 TILE, BLOCK = 16, 32
-Bytes = NDArray[np.uint8]
+Bytes = NDArray[Any]  # uint8; numpy's stubs take uint8 & 15 for a signed number
 
 
 @dataclass(frozen=True)
@@ -153,13 +155,12 @@ def values(parts: Parts) -> NDArray[np.float32]:
     about, run = KINDS[parts.kind], run_of(parts.kind, parts.width, parts.group)
     rows, blocks = parts.codes.shape[0], parts.codes.shape[1] // BLOCK
     codes = parts.codes.reshape(rows, blocks, BLOCK).astype(np.float32) - np.float32(about.offset)
-    head = [np.repeat(h.astype(np.float32), run, axis=1)[:, :blocks, None] for h in parts.header]
-    scale, low = head[0], head[1] if len(head) > 1 else None
+    scale, *lows = (np.repeat(h.astype(np.float32), run, axis=1)[:, :blocks, None] for h in parts.header)
     if parts.kind == "int4":
-        low = -scale * low  # a scale of 11 bits times a number below 16: exact
+        lows = [-scale * lows[0]]  # a scale of 11 bits times a number below 16: exact
     if parts.kind in ("q4_k", "q5_k"):
-        scale, low = scale * parts.sub[:, :, :1], -low * parts.sub[:, :, 1:]
+        scale, lows = scale * parts.sub[:, :, :1], [-lows[0] * parts.sub[:, :, 1:]]
     if parts.kind == "q6_k":
         scale = np.repeat(scale * parts.sub.view(np.int8), 16, axis=2)
-    found = codes * scale if low is None else codes * scale + low
+    found = sum(lows, codes * scale)  # without a low nothing is added: -0 stays -0
     return found.reshape(rows, -1)[:, : parts.width]

@@ -1,4 +1,4 @@
-"""Quantised linear layers: formats bit for bit, products within what rounding x to 8 bits costs, the same bits however asked.
+"""Quantised linear layers: formats bit for bit, products within what rounding x costs, the same bits however asked.
 
 The dequantisers here are written block by block from ggml's definition, apart from those of the product.
 """
@@ -419,8 +419,8 @@ def test_the_gpu_kernel_is_near_the_reference():
 
 
 def test_no_kernel_asks_for_what_the_one_openmp_runtime_lacks():
-    """GCC makes `schedule(dynamic)` a call that libiomp5 does not have: it would fail to load, or, where libgomp is loaded
-    besides, every thread would do all of the work."""
+    """GCC makes `schedule(dynamic)` a call that libiomp5 does not have: it would fail to load, or, where libgomp is
+    loaded besides, every thread would do all of the work."""
     plain = re.compile(r"schedule\((dynamic|guided)")
     assert [f.name for f in (ROOT / "kernels" / "csrc").rglob("*.cc") if plain.search(f.read_text())] == []
     assert [f.name for f in (ROOT / "kernels" / "csrc").rglob("*.h") if plain.search(f.read_text())] == []

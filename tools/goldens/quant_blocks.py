@@ -1,6 +1,7 @@
 """GGUF blocks of every quantised kind with random bits, and the numbers that ggml's own Python package reads from them.
 
-Run with the reference environment (`pip install gguf`), not in the repository's root: `python <repo>/tools/goldens/quant_blocks.py`.
+Run with the reference environment (`pip install gguf`), not in the repository's root:
+`python <repo>/tools/goldens/quant_blocks.py`.
 """
 
 from pathlib import Path

@@ -55,7 +55,7 @@ void rows_by_panel(const QuantLinear<T>& op, const float* panel, int64_t row, in
 template <typename T>
 void multiply_exactly(const QuantLinear<T>& op) {
   const int64_t chunks = (op.rows + 255) / 256;
-  over_tiles(op.weight, chunks, op.rows * op.weight.in * op.weight.out > (1 << 16), [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
+  over_tiles(op.weight, chunks, worth_threads(op.weight, op.rows), [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
     Scratch<float> panel(op.weight.in * kTile);
     const int64_t stop = end * 256 < op.rows ? end * 256 : op.rows;
     for (int64_t tile = first; tile < last; ++tile) {

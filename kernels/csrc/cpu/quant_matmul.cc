@@ -168,8 +168,7 @@ template <Quant K, typename T>
 void multiply(const QuantLinear<T>& op) {
   Rounded x(op.rows, op.weight.blocks());
   round_rows(op, traits(K).offset, x);
-  const bool worth = op.rows * op.weight.in * op.weight.out > (1 << 16);
-  over_tiles(op.weight, chunks_of(op.rows), worth, [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
+  over_tiles(op.weight, chunks_of(op.rows), worth_threads(op.weight, op.rows), [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
     const auto one = [&](int64_t tile, int64_t index) {
       const Chunk chunk = chunk_at(op.rows, index);
       switch (chunk.rows) {

@@ -192,6 +192,11 @@ static void with_kind(Quant kind, const Body& body) {
   }
 }
 
+// Whether a product is worth waking the other threads for: below about 10 microseconds it is not.
+static inline bool worth_threads(const QuantWeight& weight, int64_t rows) {
+  return weight.tiles() * weight.tile_bytes() > (256 << 10) || rows * weight.in * weight.out > (1 << 20);
+}
+
 // body(first tile, last tile, first chunk, last chunk) over all pairs, in parallel: weights of a job fit into the L2 cache.
 template <typename Body>
 static void over_tiles(const QuantWeight& weight, int64_t chunks, bool worth, const Body& body) {
@@ -202,6 +207,7 @@ static void over_tiles(const QuantWeight& weight, int64_t chunks, bool worth, co
   const int64_t groups = (tiles + size - 1) / size;
   int64_t parts = groups >= threads ? 1 : (2 * threads + groups - 1) / groups;
   if (parts > chunks) parts = chunks;
+// monotonic: plain dynamic is a call that libiomp5 lacks
 #pragma omp parallel for schedule(monotonic : dynamic, 1) if (threads > 1)
   for (int64_t job = 0; job < groups * parts; ++job) {
     const int64_t first = job / parts * size, part = job % parts;
