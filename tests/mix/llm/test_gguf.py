@@ -1,5 +1,6 @@
 """GGUF files: every number format, every architecture, and files that are not what they say."""
 
+import contextlib
 import importlib.util
 import struct
 from pathlib import Path
@@ -152,12 +153,10 @@ def test_noise_in_the_head_never_crashes(sound, seed):
     for _ in range(4):
         raw[rng.randint(4, 1500)] = rng.randint(256)
     sound.write_bytes(raw)
-    try:
+    with contextlib.suppress(ValueError):
         file = GGUF(sound)
         file.config()
         assert file.shapes
-    except ValueError as error:
-        assert str(error)
 
 
 def test_an_unknown_architecture_and_type_are_named(tmp_path):

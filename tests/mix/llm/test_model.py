@@ -48,14 +48,18 @@ def test_a_pack_is_its_texts_one_by_one(case):
     np.testing.assert_allclose(packed, np.concatenate(alone), atol=2e-5)
 
 
-def test_greedy_continuation_is_that_of_transformers(case):
+@pytest.mark.parametrize(("name", "penalty"), [("greedy", 1.0), ("varied", 1.5)])
+def test_greedy_continuation_is_that_of_transformers(case, name, penalty):
     made, model = case
-    steps = made["greedy"].shape[1]
     out = model.generate(
-        paddle.to_tensor(made["ids"]), paddle.to_tensor(made["mask"]), max_new_tokens=steps, eos_token_id=None
+        paddle.to_tensor(made["ids"]),
+        paddle.to_tensor(made["mask"]),
+        max_new_tokens=made[name].shape[1],
+        repetition_penalty=penalty,
+        eos_token_id=None,
     )
     assert (out.numpy()[:, : made["ids"].shape[1]] == made["ids"]).all()
-    np.testing.assert_array_equal(out.numpy()[:, made["ids"].shape[1] :], made["greedy"])
+    np.testing.assert_array_equal(out.numpy()[:, made["ids"].shape[1] :], made[name])
 
 
 def test_without_a_cache_the_same_tokens_come(case):
