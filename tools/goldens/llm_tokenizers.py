@@ -14,7 +14,7 @@ GOLDENS = ROOT / "tests" / "goldens"
 TEXTS = [
     "Hello world",
     " two  spaces and a tab\tinside ",
-    "naïve café, ﬁne ½ １２３",
+    "na\u00efve caf\u00e9, \ufb01ne \u00bd \uff11\uff12\uff13",
     "日本語 and 한국어 😀",
     "def f(x):\n    return x  # comment",
     "",
