@@ -140,7 +140,7 @@ def _tell_note(args: argparse.Namespace, bar: "Bar", text: str, warning: bool = 
 
 def _tell(args: argparse.Namespace, bar: "Bar", event: "Event") -> None:
     """One event, as JSON or for people."""
-    from ppdiffusers.training.event import Note, Progress, Sample, Saved, TrainStep
+    from ppdiffusers.training.event import Note, Progress, Sample, TrainStep
 
     if args.json:
         told = {k: str(v) if isinstance(v, Path) else v for k, v in vars(event).items() if k != "images"}
@@ -156,7 +156,7 @@ def _tell(args: argparse.Namespace, bar: "Bar", event: "Event") -> None:
         bar.note(event.text, event.warning)
     elif isinstance(event, Sample):
         bar.note(f"sheet: {event.path}")
-    elif isinstance(event, Saved) and event.kind == "result":
+    elif event.kind == "result":
         bar.clear()
         print(event.path if event.final else f"{event.path} (so far, step {event.step})", flush=True)
 

@@ -4,7 +4,7 @@ B pictures or texts, L patches + 1 or tokens, D width of a tower, P width of the
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import paddle
@@ -127,7 +127,7 @@ class PatchEmbedding(Conv2D):
     def __init__(self, config: CLIPVisionConfig) -> None:
         size = config.patch_size
         super().__init__(config.num_channels, config.hidden_size, kernel=size, stride=size, padding=0)
-        self.bias = None
+        self.bias = cast(Any, None)
 
 
 class CLIPVisionTransformer(nn.Layer):
@@ -217,4 +217,6 @@ def normalised(image: PIL.Image.Image, size: int) -> np.ndarray:
     image = image.convert("RGB").resize((width, height), PIL.Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     pixels = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
-    return np.ascontiguousarray(((pixels - np.float32(MEAN)) / np.float32(DEVIATION)).transpose(2, 0, 1))
+    return np.ascontiguousarray(
+        ((pixels - np.array(MEAN, np.float32)) / np.array(DEVIATION, np.float32)).transpose(2, 0, 1)
+    )

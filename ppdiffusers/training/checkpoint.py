@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from paddle import Tensor
 
@@ -28,7 +28,7 @@ class State:
 
 def entry(tensor: Tensor, dtype: str | None = None) -> Entry:
     """A tensor to be written, cast when its turn comes."""
-    kept = tensor if dtype is None else tensor.astype(dtype)
+    kept = tensor if dtype is None else tensor.astype(cast(Any, dtype))
     return Entry(BY_PADDLE[paddle_name(kept.dtype)], tuple(kept.shape), lambda: to_array(kept)[0])
 
 

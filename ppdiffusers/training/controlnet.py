@@ -43,10 +43,10 @@ def started(net: ControlNetModel, draws: Draws) -> ControlNetModel:
     reader = net.controlnet_cond_embedding
     with paddle.no_grad():
         for i, conv in enumerate((reader.conv_in, *reader.blocks)):
-            shape = conv.weight.shape
+            shape = conv.dense_weight().shape
             bound = (3.0 / np.prod(shape[1:])) ** 0.5
             values = draws.generator("control reader", i).uniform(-bound, bound, shape).astype(np.float32)
-            conv.weight.set_value(paddle.to_tensor(values).astype(conv.weight.dtype))
+            conv.set_dense_weight(paddle.to_tensor(values))
             conv.bias.set_value(paddle.zeros_like(conv.bias))
     return net
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import paddle
@@ -111,7 +111,7 @@ class LowRank:
         self.models, self.config = models, config
         self.paths: dict[str, LowRankPath] = {}
         for part, name, rank in self._places():
-            layer = descend(models[part], name)
+            layer = cast(Linear | Conv2D, descend(models[part], name))
             alpha = config.alpha * rank / config.rank  # one strength for all ranks
             path = LowRankPath(layer, rank, alpha, draws.generator(f"lora {part}.{name}"))
             self.paths[f"{part}.{name}"] = path
@@ -150,7 +150,7 @@ class LowRank:
         for place, path in self.paths.items():
             down, up = (t.detach().contiguous() for t in path.torch_factors())
             for side, tensor in (("lora_down.weight", down), ("lora_up.weight", up)):
-                if not bool(paddle.isfinite(tensor.astype(dtype).astype("float32")).all()):
+                if not bool(paddle.isfinite(tensor.astype(cast(Any, dtype)).astype("float32")).all()):
                     raise ValueError(f"{place} is not finite as {dtype}; lower the learning rate")
                 entries[f"{spell(place)}.{side}"] = entry(tensor, dtype)
             entries[f"{spell(place)}.alpha"] = entry(paddle.to_tensor(path.alpha, dtype="float32"), dtype)

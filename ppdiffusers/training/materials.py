@@ -8,11 +8,14 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import paddle
 from paddle import Tensor
 
+from ppdiffusers.models.outputs import AutoencoderKLOutput, DiagonalGaussian
+from ppdiffusers.models.vae import AutoencoderKL
 from ppdiffusers.pipelines.bundle import Bundle
 from ppdiffusers.prompt.encode import Conditioning
 from ppdiffusers.training.dataset import Dataset
@@ -87,7 +90,7 @@ class Materials:
         """Names this autoencoder: its config and what it makes of a test picture."""
         ramp = paddle.linspace(-1.0, 1.0, 3 * 32 * 32).reshape([1, 3, 32, 32])
         with paddle.no_grad():
-            mean = self.bundle.vae.encode(ramp).latent_dist.mean.numpy()
+            mean = posterior(self.bundle.vae, ramp).mean.numpy()
         return hashlib.blake2b(repr(self.bundle.vae.config).encode() + mean.tobytes(), digest_size=8).hexdigest()
 
     def _moments(self, index: int, flip: bool, folder: Path, stamp: str) -> np.ndarray:
@@ -100,7 +103,7 @@ class Materials:
             return np.load(kept)
         pixels = paddle.to_tensor(self.pixels(index, flip)).unsqueeze(0)
         with paddle.no_grad():
-            found = self.bundle.vae.encode(pixels).latent_dist
+            found = posterior(self.bundle.vae, pixels)
             moments = np.concatenate([found.mean.numpy(), found.std.numpy()])
         if not np.isfinite(moments).all():
             raise ValueError(f"the autoencoder made no numbers of {path.name}; load it in float32")
@@ -159,6 +162,11 @@ class Materials:
             last = [to[1], to[0]] if self.bundle.time_ids == 6 else [6.0]
             rows.append([height, width, top, left, *last])
         return paddle.to_tensor(rows, dtype="float32")
+
+
+def posterior(vae: AutoencoderKL, pixels: Tensor) -> DiagonalGaussian:
+    """What the autoencoder makes of pictures (B, 3, 8Y, 8X)."""
+    return cast(AutoencoderKLOutput, vae.encode(pixels)).latent_dist
 
 
 def added(said: Conditioning, time_ids: Tensor | None) -> dict[str, Tensor] | None:

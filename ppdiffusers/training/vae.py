@@ -22,6 +22,7 @@ from ppdiffusers.training.draws import Draws
 from ppdiffusers.training.event import Event
 from ppdiffusers.training.loop import Loss
 from ppdiffusers.training.lowrank import frozen
+from ppdiffusers.training.materials import posterior
 from ppdiffusers.training.pictures import Order, open_rgb, to_array, to_image
 
 
@@ -76,15 +77,15 @@ def edges(x: Tensor, y: Tensor, scales: int = 3) -> Tensor:
     return total
 
 
-def parts_of(x: Tensor, y: Tensor, posterior: DiagonalGaussian) -> dict[str, Tensor]:
+def parts_of(x: Tensor, y: Tensor, latents: DiagonalGaussian) -> dict[str, Tensor]:
     """The loss's parts for pictures x and what came back, y, both (B, 3, Y, X)."""
-    pixels = float(np.prod(posterior.mean.shape[1:]))
+    pixels = float(np.prod(latents.mean.shape[1:]))
     return {
         "l1": (x - y).abs().mean(),
         "edges": edges(x, y),
         "areas": F.avg_pool2d(x - y, 8).abs().mean(),
         "structure": 1.0 - likeness(x, y),
-        "kl": posterior.kl().mean() / pixels,
+        "kl": latents.kl().mean() / pixels,
     }
 
 
@@ -126,10 +127,10 @@ class VAETask:
 
     def loss(self, number: int) -> Loss:
         x = paddle.to_tensor(np.stack([self.crop(i, number) for i in self.order(number)]))
-        posterior = DiagonalGaussian(self.vae._moments(x))
-        noise = self.draws.normal(posterior.mean.shape, "posterior", number)
-        y = self.vae._picture(posterior.sample(noise))
-        parts, config = parts_of(x, y, posterior), self.config
+        found = DiagonalGaussian(self.vae._moments(x))
+        noise = self.draws.normal(found.mean.shape, "posterior", number)
+        y = self.vae._picture(found.sample(noise))
+        parts, config = parts_of(x, y, found), self.config
         weights = {"edges": config.edges, "areas": config.areas, "structure": config.structure, "kl": config.kl}
         total = parts["l1"] + sum((parts[name] * weight for name, weight in weights.items() if weight), start=0.0)
         return Loss(total, {name: float(value) for name, value in parts.items()})
@@ -165,7 +166,7 @@ class VAETask:
     def measured_scale(self) -> float:
         """1 / deviation of the latents of up to 64 pictures."""
         crops = (paddle.to_tensor(self.crop(i, -1)).unsqueeze(0) for i in range(min(64, len(self.dataset))))
-        latents = paddle.concat([self.vae.encode(x).latent_dist.mode() for x in crops])
+        latents = paddle.concat([posterior(self.vae, x).mode() for x in crops])
         return round(1.0 / max(float(latents.std()), 1e-6), 5)
 
     def close(self) -> None:
