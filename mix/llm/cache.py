@@ -6,6 +6,7 @@ a row as one batch. R rows, M room, G key/value heads, D numbers a head.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import paddle
@@ -41,7 +42,7 @@ class KVCache:
 
     def _empty(self) -> Tensor:
         shape = [self.rows, self.room, self.layout.kv_heads, self.layout.head_dim]
-        return paddle.zeros(shape, dtype=self.layout.dtype)
+        return paddle.zeros(shape, dtype=cast(Any, self.layout.dtype))
 
     def reserve(self, room: int) -> None:
         """Make room for that many tokens a row; doubles, so that growing costs little."""
@@ -146,8 +147,8 @@ class Step:
 
     def _pack(self, q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
         if heads.plain(self.longest):
-            flat = (t.squeeze(0) for t in (q, k, v))
-            out = kernels.attention_varlen(*flat, self._cu_q, self._cu_k, causal=True, scale=heads.scale)
+            q, k, v = (t.squeeze(0) for t in (q, k, v))
+            out = kernels.attention_varlen(q, k, v, self._cu_q, self._cu_k, causal=True, scale=heads.scale)
             return out.unsqueeze(0)
         ends_k = self._cu_k.tolist() if k.shape[1] != q.shape[1] else self._ends
         spans = zip(self._ends[:-1], self._ends[1:], ends_k[:-1], ends_k[1:], strict=True)

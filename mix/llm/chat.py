@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 from jinja2 import nodes
@@ -51,7 +51,7 @@ def compiled(template: str) -> jinja2.Template:
         )
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     env.filters["tojson"] = to_json
-    env.globals.update(raise_exception=refuse, strftime_now=strftime_now)
+    cast(dict[str, Any], env.globals).update(raise_exception=refuse, strftime_now=strftime_now)
     try:
         return env.from_string(template)
     except (jinja2.TemplateError, RecursionError) as error:
@@ -65,7 +65,7 @@ def render(template: str, messages: Sequence[Message], add_generation_prompt: bo
 
     ValueError when the messages are not ones, when the template refuses them, or when it is broken.
     """
-    for message in messages:
+    for message in cast(Sequence[Any], messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ValueError(f'a message must be {{"role": ..., "content": ...}}; got {message!r}')
     known.setdefault("tools", None)

@@ -85,7 +85,7 @@ def regex(tokenizer: Tokenizer, pattern: str) -> GrammarMask:
 
 def choice(tokenizer: Tokenizer, choices: Sequence[str]) -> GrammarMask:
     """Exactly one of the texts."""
-    if not choices or not all(isinstance(c, str) and c for c in choices):
+    if not choices or not all(isinstance(c, str) and c for c in list[Any](choices)):
         raise ValueError("choices must be texts, at least one and none empty")
     return GrammarMask(tokenizer, _made("grammar_from_lark", "start: " + " | ".join(map(json.dumps, choices))))
 

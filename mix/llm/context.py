@@ -117,9 +117,8 @@ class Pack:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
         if heads.plain(self.most):
-            flat = (t.squeeze(0) for t in (q, k, v))
-            cu = self.boundaries
-            return kernels.attention_varlen(*flat, cu, cu, causal=True, scale=heads.scale).unsqueeze(0)
+            q, k, v, cu = q.squeeze(0), k.squeeze(0), v.squeeze(0), self.boundaries
+            return kernels.attention_varlen(q, k, v, cu, cu, causal=True, scale=heads.scale).unsqueeze(0)
         parts = [
             text_attention(q[:, a:b], k[:, a:b], v[:, a:b], heads)
             for a, b in zip(self.ends[:-1], self.ends[1:], strict=True)

@@ -201,28 +201,26 @@ def llama_like(fields: Fields, *, theta: float = 10_000.0, **own: Any) -> Decode
     head_dim = fields.number("head_dim", default=width // heads)
     rope = rope_of(fields, head_dim, theta, own.pop("part", 1.0), own.pop("interleaved", False))
     tied = bool(fields.get("tie_word_embeddings", default=own.pop("tied", False)))
-    return DecoderConfig(
-        **{
-            "model_type": fields.family,
-            "vocab_size": fields.number("vocab_size"),
-            "hidden_size": width,
-            "num_layers": layers,
-            "num_heads": heads,
-            "num_kv_heads": fields.number("num_key_value_heads", default=heads),
-            "head_dim": head_dim,
-            "intermediate_size": fields.number("intermediate_size"),
-            "max_position_embeddings": fields.number("max_position_embeddings", default=2048),
-            "norm": "rms",
-            "norm_eps": fields.number("rms_norm_eps", default=1e-6),
-            "positions": rope,
-            "act": fields.only("hidden_act", "silu", "swish") and "silu",
-            "gated": True,
-            "tied": tied,
-            "names": LLAMA,
-            "source": fields.config,
-        }
-        | own
-    )
+    shared: dict[str, Any] = {
+        "model_type": fields.family,
+        "vocab_size": fields.number("vocab_size"),
+        "hidden_size": width,
+        "num_layers": layers,
+        "num_heads": heads,
+        "num_kv_heads": fields.number("num_key_value_heads", default=heads),
+        "head_dim": head_dim,
+        "intermediate_size": fields.number("intermediate_size"),
+        "max_position_embeddings": fields.number("max_position_embeddings", default=2048),
+        "norm": "rms",
+        "norm_eps": fields.number("rms_norm_eps", default=1e-6),
+        "positions": rope,
+        "act": fields.only("hidden_act", "silu", "swish") and "silu",
+        "gated": True,
+        "tied": tied,
+        "names": LLAMA,
+        "source": fields.config,
+    }
+    return DecoderConfig(**(shared | own))
 
 
 # --- families ---------------------------------------------------------------------------------------------------------

@@ -135,7 +135,9 @@ def _rows(prompts: Prompts, config: GenerationConfig) -> list[Row]:
     seeds = np.random.SeedSequence(config.seed).spawn(len(prompts.ids))
     text = prompts.tokenizer
     return [
-        Row(i, ids, np.random.default_rng(seed), mask, text and StopText(text, config.stop_strings))
+        Row(
+            i, ids, np.random.default_rng(seed), mask, StopText(text, config.stop_strings) if text is not None else None
+        )
         for i, (ids, seed, mask) in enumerate(zip(prompts.ids, seeds, masks, strict=True))
     ]
 

@@ -57,7 +57,7 @@ class TiedHead(Linear):
 
     def __init__(self, embed: nn.Embedding) -> None:
         nn.Layer.__init__(self)
-        self.bias = None
+        self.bias = cast(Any, None)
         self._embed = (embed,)  # in a tuple, so that it is not this layer's parameter a second time
 
     def pack(self) -> None:

@@ -44,6 +44,11 @@ class CausalLM(Generating, Parts, Pretrained):
     WEIGHTS_NAME: ClassVar[str] = "model"
     config: DecoderConfig
 
+    @classmethod
+    def empty(cls, config: Any) -> "Self":
+        """A model without memory for its weights, for loaders."""
+        return super().empty(config)
+
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
         self.name_parts(config.names.root)
@@ -201,16 +206,21 @@ def make_context(
         return Batch(mask, batch, length, positions)
     if mask is not None:
         raise ValueError("give attention_mask or cu_seqlens, not both: a pack has no padding")
-    pack = Pack(ends.tolist() if isinstance(ends, Tensor) else ends, positions)
+    pack = Pack(as_list(ends), positions)
     if batch != 1 or pack.ends[-1] != length:
         raise ValueError(f"cu_seqlens ends at {pack.ends[-1]}, the tokens are {(batch, length)}; a pack is (1, T)")
     return pack
+
+
+def as_list(ends: Sequence[int] | Tensor) -> list[int]:
+    """Boundaries of a pack as Python numbers."""
+    return [int(end) for end in (cast(Any, ends.tolist()) if isinstance(ends, Tensor) else ends)]
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, ends: Sequence[int] | Tensor | None = None) -> Tensor:
     """Mean cross entropy of each token's successor; the last token of a text, packed or not, has none."""
     ahead = paddle.concat([labels[:, 1:], paddle.full_like(labels[:, :1], -100)], axis=1)
     if ends is not None:
-        last = [int(end) - 1 for end in (ends.tolist() if isinstance(ends, Tensor) else ends)[1:]]
+        last = [end - 1 for end in as_list(ends)[1:]]
         ahead[:, paddle.to_tensor(last)] = -100
     return kernels.cross_entropy(logits, ahead)

@@ -25,7 +25,8 @@ def frequencies(rope: Rope) -> tuple[np.ndarray, float]:
             return _llama3(plain, s), 1.0
         case YarnScaling() as s:
             return _yarn(plain, rope, s), _temperature(s)
-    return plain, 1.0
+        case None:
+            return plain, 1.0
 
 
 def _llama3(plain: np.ndarray, s: Llama3Scaling) -> np.ndarray:

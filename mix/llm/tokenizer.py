@@ -334,7 +334,9 @@ def _from_gguf(path: Path) -> Tokenizer:
         ours: metadata.get(f"tokenizer.ggml.{theirs}_token_id")
         for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown"))
     }
-    tokens = {f"{name}_token": backend.id_to_token(i) if isinstance(i, int) else None for name, i in ids.items()}
+    tokens: dict[str, Any] = {
+        f"{name}_token": backend.id_to_token(i) if isinstance(i, int) else None for name, i in ids.items()
+    }
     begin = metadata.get("tokenizer.ggml.add_bos_token", spm)
     end = metadata.get("tokenizer.ggml.add_eos_token", False)
     _surround(backend, ids["bos"] if begin else None, ids["eos"] if end else None)

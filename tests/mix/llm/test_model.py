@@ -8,6 +8,7 @@ import paddle
 import pytest
 
 from mix.llm.cache import KVCache
+from mix.llm.sampling import GenerationConfig, penalise
 
 spec = importlib.util.spec_from_file_location("llm_golden", Path(__file__).with_name("golden.py"))
 golden = importlib.util.module_from_spec(spec)
@@ -64,12 +65,13 @@ def test_greedy_continuation_is_that_of_transformers(case, name, penalty):
 
 def test_without_a_cache_the_same_tokens_come(case):
     made, model = case
-    ids = [int(i) for i in made["ids"][0]]
-    with paddle.no_grad():
-        for want in made["greedy"][0]:
-            scores = model(paddle.to_tensor([ids])).logits.numpy()[0, -1]
-            assert scores.argmax() == want
-            ids.append(int(want))
+    for name in ("greedy", "varied"):
+        ids = np.concatenate([made["ids"][0], made[name][0]])[None]
+        with paddle.no_grad():
+            scores = model(paddle.to_tensor(ids.astype(np.int64))).logits.numpy()[0, made["ids"].shape[1] - 1 : -1]
+        config = GenerationConfig(repetition_penalty=1.5 if name == "varied" else 1.0)
+        for i, (row, want) in enumerate(zip(scores, made[name][0], strict=True)):
+            assert penalise(row, config, made["ids"][0], made[name][0, :i].tolist()).argmax() == want
 
 
 def test_a_cache_filled_in_pieces_gives_the_same_scores(case):
