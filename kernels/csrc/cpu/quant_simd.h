@@ -192,9 +192,9 @@ static void with_kind(Quant kind, const Body& body) {
   }
 }
 
-// Whether a product is worth waking the other threads for: below about 10 microseconds it is not.
+// Whether a product is worth waking the other threads for: below some 15 microseconds it is not.
 static inline bool worth_threads(const QuantWeight& weight, int64_t rows) {
-  return weight.tiles() * weight.tile_bytes() > (256 << 10) || rows * weight.in * weight.out > (1 << 20);
+  return weight.tiles() * weight.tile_bytes() > (512 << 10) || rows * weight.in * weight.out > (1 << 20);
 }
 
 // body(first tile, last tile, first chunk, last chunk) over all pairs, in parallel: weights of a job fit into the L2 cache.
