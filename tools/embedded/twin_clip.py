@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from compose import render
+from drawing import render
 from twin_context import EMA, Clock, Context, Maybe, adamw, lr_at
 from twin_models import CLIPStep, build_clip
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from compose import sheet
+from drawing import sheet
 from twin_context import EMA, Clock, Context, Maybe, adamw, lr_at
 from twin_fields import qr_field
 from twin_models import build_scheduler

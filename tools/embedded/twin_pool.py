@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from compose import render
+from drawing import render
 from twin_context import Context, Maybe
 from twin_fields import make_condition
 from twin_models import Encoder, build_scheduler

@@ -5,7 +5,7 @@ import time
 
 import torch
 import torch.nn as nn
-from compose import sheet
+from drawing import sheet
 from twin_clip import clip_embed
 from twin_context import EMA, Clock, Context, Maybe, adamw, lr_at
 from twin_models import build_scheduler, build_unet

@@ -5,7 +5,7 @@ import time
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from compose import render, sheet
+from drawing import render, sheet
 from twin_context import EMA, Clock, Context, Maybe, adamw, lr_at, psnr
 from twin_fields import qr_field
 from twin_models import Patch, VAEStep, build_vae
