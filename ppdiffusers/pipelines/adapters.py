@@ -98,6 +98,8 @@ def find(
         if tag.kind == "hypernet":
             notes.append(Note(f"<hypernet:{tag.name}> is not supported and has no effect", warning=True))
             continue
+        for word in tag.ignored:
+            notes.append(Note(f"<{tag.kind}:{tag.name}>: {word} is not understood and has no effect", warning=True))
         path = find_lora(tag.name)
         if path is None:
             notes.append(Note(f"LoRA {tag.name!r} was not found; <{tag.kind}:{tag.name}> has no effect", warning=True))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import paddle
 from paddle import Tensor
@@ -14,7 +14,7 @@ from ppdiffusers.pipelines.prepare import Start
 from ppdiffusers.pipelines.request import Sampling
 from ppdiffusers.prompt.plan import PromptPlan
 from ppdiffusers.sampling import Churn, ModelSchedule, Noise, Step
-from ppdiffusers.sampling.choice import Choice
+from ppdiffusers.sampling.choice import Choice, Named
 from ppdiffusers.sampling.denoise import Conds, Denoiser, Guidance, Guided, Masked
 from ppdiffusers.sampling.menu import choose
 from ppdiffusers.sampling.schedules import start_at
@@ -48,9 +48,11 @@ class Walk:
         return len(self.sigmas) - 1
 
 
-def choice_for(sampling: Sampling, sampler: str = "", schedule: str = "") -> Choice:
-    """The sampler with the options that the request sets and the sampler has."""
+def choice_for(sampling: Sampling, sampler: str = "", schedule: str = "", xl: bool = False) -> Choice:
+    """The sampler with the options that the request sets and the sampler has; one schedule has a table for SDXL."""
     choice = choose(sampler or sampling.sampler, schedule or sampling.schedule)
+    if xl and isinstance(choice.schedule, Named) and choice.schedule.name == "Align Your Steps":
+        choice = replace(choice, schedule=replace(choice.schedule, name="Align Your Steps XL"))
     options: dict[str, object] = {}
     if sampling.eta is not None and "eta" in choice.accepts:
         options["eta"] = sampling.eta

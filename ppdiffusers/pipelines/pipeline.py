@@ -153,12 +153,16 @@ class DiffusionPipeline:
                 cfg_rescale=more.pop("guidance_rescale", 0.0),
                 eta=more.pop("eta", None),
             ),
-            clip_skip=(more.pop("clip_skip", None) or 0)
-            + 1,  # diffusers counts skipped layers, we the layer from the end
+            clip_skip=_layer(more.pop("clip_skip", None), self.bundle.family.startswith("sdxl")),
             output=more.pop("output_type", "pil"),
             given=given,
             **more,
         )
+
+
+def _layer(skipped: int | None, xl: bool) -> int:
+    """diffusers counts skipped layers, from SDXL's last but one or from the last; we count the layer from the end."""
+    return 1 if skipped is None else skipped + (2 if xl else 1)
 
 
 def _blank(given: Given) -> list[str]:

@@ -100,12 +100,12 @@ def _job(bundle: Bundle, request: Request, library: Library) -> Job:
     sampling, hires = request.sampling, request.hires
     strength = None if request.init is None else request.init.strength
     rule = "webui" if request.init is None else request.init.rule
-    first = walk(choice_for(sampling), bundle.schedule, sampling.steps, strength, rule)
+    first = walk(choice_for(sampling, xl=bundle.time_ids > 0), bundle.schedule, sampling.steps, strength, rule)
     second, size2 = None, (0, 0)
     if hires is not None:
         size2 = hires.size(request.width, request.height, bundle.factor)
         check_size(*size2)
-        choice = choice_for(sampling, hires.sampler, hires.schedule)
+        choice = choice_for(sampling, hires.sampler, hires.schedule, bundle.time_ids > 0)
         second = walk(choice, bundle.schedule, hires.steps or sampling.steps, hires.strength)
     batches = -(-request.count // request.batch_size)
     units = batches * (1 + first.steps + (second.steps if second else 0)) + request.count

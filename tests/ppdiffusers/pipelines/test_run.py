@@ -262,6 +262,30 @@ def test_a_tag_without_a_file_is_told_never_silent(sd15, library):
     assert "hypernet" in notes[1].text
 
 
+def test_words_of_a_tag_without_a_meaning_are_told(sd15, library):
+    events = run(sd15, request("a fox <lora:style:1:lbw=OUTALL>"), library)
+    assert any("lbw=OUTALL is not understood" in e.text for e in events if isinstance(e, Note))
+
+
+def test_sdxl_has_its_own_table_of_aligned_steps():
+    from ppdiffusers.pipelines.passes import choice_for
+
+    sampling = Sampling(sampler="Euler", schedule="Align Your Steps", steps=10)
+    plain, xl = (choice_for(sampling, xl=flag).sigmas(tiny("sd15").schedule, 10) for flag in (False, True))
+    assert len(plain) == len(xl) == 11
+    assert plain != xl
+
+
+def test_clip_skip_counts_as_in_diffusers():
+    from ppdiffusers.pipelines.pipeline import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    for pipe, counts in (
+        (StableDiffusionPipeline(tiny("sd15")), {None: 1, 0: 1, 1: 2}),
+        (StableDiffusionXLPipeline(tiny("sdxl-base")), {None: 1, 0: 2, 1: 3}),
+    ):
+        assert {skip: pipe.request("a", 64, 64, clip_skip=skip).clip_skip for skip in counts} == counts
+
+
 def test_stopping_in_the_middle_restores_the_weights(sd15, library):
     before = {k: v.numpy().tobytes() for k, v in sd15.unet.state_dict().items()}
     events = run(sd15, request("a fox <lora:style:1>"), library)
