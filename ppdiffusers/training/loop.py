@@ -204,10 +204,10 @@ class Run:
             return
         theirs, ours = state.about["run"], plain(self.about())
         if differ := sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key)):
-            key = differ[0]
+            told = "; ".join(f"{key} was {theirs.get(key)!r}, is now {ours.get(key)!r}" for key in differ[:3])
             raise ValueError(
-                f"{self.folder} holds an unfinished run with another {', '.join(differ)} ({key}: {theirs.get(key)!r}, "
-                f"now {ours.get(key)!r}); give the same settings to go on, or another folder to start anew"
+                f"{self.folder} holds a run with other settings: {told}. Give the same ones to go on, or another "
+                "folder to start anew"
             )
         self.optimiser.load(state.tensors)
         if self.average is not None:

@@ -117,7 +117,7 @@ def test_what_was_logged_after_the_last_state_is_taken_back(tmp_path):
 
 def test_another_run_in_the_folder_is_not_gone_on_with(tmp_path):
     list(run(tmp_path))
-    with pytest.raises(ValueError, match=r"another rate, seed \(rate: 0.5, now 0.25\)"):
+    with pytest.raises(ValueError, match=r"rate was 0.5, is now 0.25; seed was 0, is now 1"):
         list(run(tmp_path, Line(tmp_path / "out", seed=1), rate=0.25))
     list(run(tmp_path, save_every=2, sample_every=3))  # how often one looks changes nothing
 
