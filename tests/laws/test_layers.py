@@ -17,6 +17,7 @@ PARTS = {
     "sampling": {"models", "weights"},
     "prompt": {"models", "weights"},
     "pipelines": {"models", "weights", "sampling", "prompt"},
+    "training": {"models", "weights", "sampling", "prompt", "pipelines"},
 }
 REFERENCES = {"torch", "diffusers", "transformers", "peft", "k_diffusion", "openvino"}
 USERS = {"gradio", "fastapi", "pydantic", "uvicorn", "starlette"}
