@@ -27,6 +27,8 @@ class Canvas:
         """The result inside the original; pixels outside the mask keep their bits."""
         if self.full_mask is None:
             return result
+        if self.crop is None and result.size != self.original.size:  # after a hires pass
+            result = result.resize(self.original.size, pixels.RESAMPLE)
         if self.crop is not None:
             return self.crop.paste(result, self.original, self.full_mask)
         return pixels.composite(result, self.original, self.full_mask)
@@ -71,26 +73,27 @@ class Start:
     extra: Tensor | None = None  # (1, E, Y, X) for models that read more than the latent
     known: Tensor | None = None  # (1, C, Y, X) latents outside the mask
 
+    def filled(self, content: str, noise: Tensor) -> "Start":
+        """The start with unit noise (B, C, Y, X), or nothing, where the mask is, for the contents that ask for it."""
+        if self.image is None or self.mask is None or content not in ("latent noise", "latent nothing"):
+            return self
+        kept = self.image * (1 - self.mask)
+        return replace(self, image=kept + noise * self.mask if content == "latent noise" else kept)
 
-def start(bundle: Bundle, request: Request, place: Canvas | None, noise: Tensor) -> Start:
-    """Encode the working picture; `noise` (B, C, Y, X) fills the mask where "latent noise" is asked for."""
+
+def start(bundle: Bundle, request: Request, place: Canvas | None) -> Start:
+    """Encode the working picture: what all pictures of a request begin with."""
     if place is None:
-        return Start(extra=blank(bundle, request))
+        return Start(extra=_blank(bundle, request))
     image = pixels.to_tensor([place.picture])
     latents = bundle.encode(image)
     if place.mask is None or request.mask is None:
         return Start(latents, extra=_picture_channels(bundle, latents, image, None))
-    mask = pixels.latent_mask(place.mask, bundle.factor)
-    begin = latents
-    if request.mask.content == "latent noise":
-        begin = latents * (1 - mask) + noise * mask
-    elif request.mask.content == "latent nothing":
-        begin = latents * (1 - mask)
     extra = _picture_channels(bundle, latents, image, pixels.mask_tensor(place.mask).round())
-    return Start(begin, mask, extra, latents)
+    return Start(latents, pixels.latent_mask(place.mask, bundle.factor), extra, latents)
 
 
-def blank(bundle: Bundle, request: Request) -> Tensor | None:
+def _blank(bundle: Bundle, request: Request) -> Tensor | None:
     """An inpainting model asked for a picture from text: everything masked, a grey picture."""
     if bundle.extra_channels == 0:
         return None

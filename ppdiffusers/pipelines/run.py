@@ -12,7 +12,6 @@ from functools import partial
 from itertools import groupby
 
 import paddle
-import PIL.Image
 from paddle import Tensor
 
 from ppdiffusers.pipelines import describe, pixels, prepare
@@ -69,9 +68,11 @@ class Job:
     request: Request
     library: Library
     place: prepare.Canvas | None
+    begin: prepare.Start
     first: Walk
     second: Walk | None
     size2: tuple[int, int]
+    hints: tuple[tuple[Hint, ...], tuple[Hint, ...]]  # of the first and of the second pass
     meter: Meter
 
     def size(self, second: bool) -> tuple[int, int]:
@@ -86,17 +87,22 @@ def run(bundle: Bundle, request: Request, library: Library | None = None) -> Ite
     """
     if request.sampling.cfg_scale == 1 and any(p.mode == "control" for p in request.controls):
         yield Note("a ControlNet that counts more than the prompt needs a CFG scale above 1", warning=True)
-    job = _job(bundle, request, library or Library())
-    pictures = _pictures(request)
-    yield from _leftovers(pictures)
-    for _, group in groupby(pictures, key=lambda p: p.tags):
-        batch = list(group)
-        for first in range(0, len(batch), request.batch_size):
-            yield from _batch(job, batch[first : first + request.batch_size])
-
-
-def _job(bundle: Bundle, request: Request, library: Library) -> Job:
     _check(bundle, request)
+    pictures = _pictures(request)
+    groups = _groups(pictures, request.batch_size)
+    job = _job(bundle, request, library or Library(), sum(map(len, groups)))
+    yield from _leftovers(pictures)
+    for batches in groups:
+        yield from _group(job, batches)
+
+
+def _groups(pictures: Sequence[Picture], size: int) -> list[list[list[Picture]]]:
+    """Neighbours with the same adapters, each such group in batches."""
+    together = [list(group) for _, group in groupby(pictures, key=lambda p: p.tags)]
+    return [[group[i : i + size] for i in range(0, len(group), size)] for group in together]
+
+
+def _job(bundle: Bundle, request: Request, library: Library, batches: int) -> Job:
     sampling, hires = request.sampling, request.hires
     strength = None if request.init is None else request.init.strength
     rule = "webui" if request.init is None else request.init.rule
@@ -107,9 +113,15 @@ def _job(bundle: Bundle, request: Request, library: Library) -> Job:
         check_size(*size2)
         choice = choice_for(sampling, hires.sampler, hires.schedule, bundle.time_ids > 0)
         second = walk(choice, bundle.schedule, hires.steps or sampling.steps, hires.strength)
-    batches = -(-request.count // request.batch_size)
     units = batches * (1 + first.steps + (second.steps if second else 0)) + request.count
-    return Job(bundle, request, library, prepare.canvas(request), first, second, size2, Meter(units))
+    place = prepare.canvas(request)
+    begin = prepare.start(bundle, request, place)
+    hints = _hints(request, (request.width, request.height)), _hints(request, size2) if second else ()
+    return Job(bundle, request, library, place, begin, first, second, size2, hints, Meter(units))
+
+
+def _hints(request: Request, size: tuple[int, int]) -> tuple[Hint, ...]:
+    return tuple(Hint.of(control, *size) for control in request.controls)
 
 
 def _check(bundle: Bundle, request: Request) -> None:
@@ -141,18 +153,31 @@ def _leftovers(pictures: Sequence[Picture]) -> Iterator[Note]:
         yield Note(f"{tag} is not a tag that is understood; it is read as words", warning=True)
 
 
-def _batch(job: Job, pictures: Sequence[Picture]) -> Iterator[Event]:
-    """Denoise, decode and describe pictures that share their adapters."""
-    bundle = job.bundle
-    tags, notes = find(pictures[0].tags, bundle.models, job.library.find)
+def _group(job: Job, batches: Sequence[Sequence[Picture]]) -> Iterator[Event]:
+    """Pictures that share their adapters: these are read and applied once."""
+    models = job.bundle.models
+    tags, notes = find(batches[0][0].tags, models, job.library.find)
     yield from notes
-    with Adapters(bundle.models, tags, job.library.always) as adapters:
-        yield Note("reading the prompt")
-        tellers = [_teller(job, pictures, second) for second in ((False, True) if job.second else (False,))]
-        yield job.meter.tick("reading the prompt")
-        latents = yield from _first_pass(job, pictures, tellers[0], adapters)
-        if job.second is not None:
-            latents = yield from _second_pass(job, pictures, latents, tellers[1], adapters)
+    with Adapters(models, tags, job.library.always) as adapters:
+        for pictures in batches:
+            latents = yield from _denoise(job, pictures, adapters)
+            yield from _finish(job, pictures, latents, tags)
+
+
+def _denoise(job: Job, pictures: Sequence[Picture], adapters: Adapters) -> Events:
+    """From the prompts to latents."""
+    yield Note("reading the prompt")
+    tellers = [_teller(job, pictures, second) for second in ((False, True) if job.second else (False,))]
+    yield job.meter.tick("reading the prompt")
+    latents = yield from _first_pass(job, pictures, tellers[0], adapters)
+    if job.second is not None:
+        latents = yield from _second_pass(job, pictures, latents, tellers[1], adapters)
+    return latents
+
+
+def _finish(job: Job, pictures: Sequence[Picture], latents: Tensor, tags: describe.Tags) -> Iterator[Event]:
+    """Decode and describe."""
+    bundle = job.bundle
     if not is_finite(latents):
         raise ValueError(
             f"{bundle.name} gave values that are not numbers; the weights may be damaged, or try float32 instead of "
@@ -245,12 +270,11 @@ def _pass(job: Job, teller: Teller, begin: prepare.Start, adapters: Adapters, se
     bundle, request = job.bundle, job.request
     way = job.second if second and job.second else job.first
     hires_scale = request.hires.cfg_scale if second and request.hires else 0.0
-    hints = tuple(Hint.of(c, *job.size(second)) for c in request.controls)
     if begin.extra is not None:
         pix2pix = bundle.extra_channels == bundle.latent_channels
         teller = replace(teller, context=replace(teller.context, extra=begin.extra, pix2pix=pix2pix))
     denoiser = partial(Denoiser, model=bundle.schedule, prediction=bundle.prediction, quantize=way.choice.quantize)
-    return Pass(way, teller, denoiser, guidance_of(request.sampling, hires_scale), begin, hints, adapters)
+    return Pass(way, teller, denoiser, guidance_of(request.sampling, hires_scale), begin, job.hints[second], adapters)
 
 
 def _first_pass(job: Job, pictures: Sequence[Picture], teller: Teller, adapters: Adapters) -> Events:
@@ -259,7 +283,7 @@ def _first_pass(job: Job, pictures: Sequence[Picture], teller: Teller, adapters:
     given = job.request.given
     if given is not None and given.latents is not None:
         noise = given.latents.astype("float32")[pictures[0].index : pictures[-1].index + 1]
-    begin = prepare.start(job.bundle, job.request, job.place, noise)
+    begin = job.begin if job.request.mask is None else job.begin.filled(job.request.mask.content, noise)
     return (yield from _walk_down(job, _pass(job, teller, begin, adapters, False), noise, source))
 
 
@@ -269,7 +293,7 @@ def _second_pass(job: Job, pictures: Sequence[Picture], latents: Tensor, teller:
     larger = yield from enlarge(job.bundle, latents, job.size2, hires.upscaler, job.request.tile)
     source = _noise(job, pictures, job.size2)
     noise = source.first()
-    begin = prepare.at_size(prepare.Start(extra=prepare.blank(job.bundle, job.request)), larger)
+    begin = prepare.at_size(job.begin, larger)
     return (yield from _walk_down(job, _pass(job, teller, begin, adapters, True), noise, source))
 
 
@@ -298,9 +322,3 @@ def _decode(bundle: Bundle, latents: Tensor, tile: int) -> Events:
         if done.result is not None:
             return done.result
         yield Note(f"decoding tile {done.index + 1} of {done.of}")
-
-
-def pictures_of(events: Iterator[Event]) -> list[PIL.Image.Image]:
-    """Run to the end and give the pictures in order."""
-    found = {event.index: event.image for event in events if isinstance(event, Image)}
-    return [found[i] for i in sorted(found)]

@@ -204,6 +204,25 @@ def test_the_second_pass_enlarges(sd15, upscaler):
     assert pictures(sd15, asked)[0].shape == (96, 96, 3)
 
 
+@pytest.mark.parametrize("only_masked", [False, True])
+@pytest.mark.parametrize("channels", [4, 9])
+def test_a_second_pass_keeps_the_bits_outside_the_mask_too(channels, only_masked):
+    mask = Mask(image=disc(), blur=0, only_masked=only_masked, padding=4)
+    asked = request(init=Init(image=photo()), mask=mask, hires=Hires(scale=1.5))
+    result = pictures(tiny("sd15", in_channels=channels), asked)[0]
+    outside = np.asarray(disc()) == 0
+    assert (result[outside] == np.asarray(photo(), np.int16)[outside]).all()
+    assert np.abs(result - np.asarray(photo(), np.int16)).max() > 0
+
+
+def test_the_picture_to_start_from_is_encoded_once(monkeypatch):
+    bundle, calls = tiny("sd15"), []
+    encode = type(bundle).encode
+    monkeypatch.setattr(type(bundle), "encode", lambda self, pixels: calls.append(1) or encode(self, pixels))
+    assert len(pictures(bundle, request("a", "b", "c", batch_size=1, init=Init(image=photo())))) == 3
+    assert len(calls) == 1
+
+
 def test_the_refiner_takes_over(sd15):
     base, refiner = tiny("sdxl-base"), tiny("sdxl-refiner")
     plain = pictures(base, request())[0]
@@ -243,6 +262,14 @@ def test_tags_count_for_their_own_picture_of_a_batch(sd15, library):
     assert (plain == pictures(sd15, request("a fox"))[0]).all()
     assert np.abs(styled - plain).max() > 0
     assert (styled == pictures(sd15, request("a fox <lora:my style:0.8>"), library)[0]).all()
+
+
+def test_adapters_are_read_once_for_their_pictures_and_every_batch_is_counted(sd15, library):
+    tagged = "a fox <lora:style:0.8>"
+    events = list(run(sd15, request(tagged, tagged, tagged, "a fox", batch_size=2), library))
+    assert len([e for e in events if isinstance(e, Note) and e.text.startswith("style: ")]) == 1
+    steps = [(e.step, e.of) for e in events if isinstance(e, Progress)]
+    assert [step for step, _ in steps] == list(range(1, steps[-1][1] + 1))
 
 
 def test_tags_may_change_over_the_steps(sd15, library):
