@@ -8,7 +8,7 @@ import argparse
 import json
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ppdiffusers.pipelines.bundle import Bundle
     from ppdiffusers.pipelines.request import Mask, Request
 
+UNTOLD = 512  # stands in for a side until the model is there to tell its own
+DEFAULTS = {"steps": 20, "cfg_scale": 7.0, "sampler": "DPM++ 2M", "schedule": "Automatic", "clip_skip": 1, "rng": "cpu"}
 SAMPLING = ("sampler", "schedule", "steps", "cfg_scale", "cfg_rescale", "eta")
 
 
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = parser.add_argument_group("prompt")
     text.add_argument("--prompt", "-p", default="", help="what to show")
     text.add_argument("--negative-prompt", "-n", default="", help="what to avoid")
-    text.add_argument("--clip-skip", type=int, default=1)
+    text.add_argument("--clip-skip", type=int, default=DEFAULTS["clip_skip"])
     text.add_argument("--from-picture", metavar="FILE", help="start from the settings inside this picture")
     _add_sampling(parser)
     _add_pictures(parser)
@@ -48,15 +50,15 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument("--width", "-W", type=int, help="default: what the model was made for")
     group.add_argument("--height", "-H", type=int)
-    group.add_argument("--steps", type=int, default=20)
-    group.add_argument("--cfg-scale", type=float, default=7.0)
+    group.add_argument("--steps", type=int, default=DEFAULTS["steps"])
+    group.add_argument("--cfg-scale", type=float, default=DEFAULTS["cfg_scale"])
     group.add_argument("--cfg-rescale", type=float, default=0.0)
-    group.add_argument("--sampler", default="DPM++ 2M")
-    group.add_argument("--schedule", default="Automatic")
+    group.add_argument("--sampler", default=DEFAULTS["sampler"])
+    group.add_argument("--schedule", default=DEFAULTS["schedule"])
     group.add_argument("--eta", type=float)
     group.add_argument("--seed", type=int, default=-1, help="-1: a new one")
     group.add_argument(
-        "--rng", choices=("cpu", "gpu"), default="cpu", help="whose noise: diffusers', or the WebUI's default"
+        "--rng", choices=("cpu", "gpu"), default=DEFAULTS["rng"], help="whose noise: diffusers', or the WebUI's default"
     )
     group.add_argument("--count", type=int, default=1, help="how many pictures")
     group.add_argument("--batch-size", type=int, default=1, help="pictures at once: memory, not result")
@@ -91,9 +93,10 @@ def run(args: argparse.Namespace) -> int:
     from ppdiffusers.pipelines.run import run as generate
 
     _check_output(Path(args.out))
+    asked = _request(args)
     with Bar(quiet=args.json) as bar:
         bundle = _load(args, bar)
-        request = _request(args, bundle)
+        request = _with_models(asked, args, bundle)
         for event in generate(bundle, request, _library(args, bundle)):
             if args.json and isinstance(event, Note | Progress):
                 print(json.dumps({"event": type(event).__name__.lower(), **vars(event)}), flush=True)
@@ -119,15 +122,10 @@ def _check_output(out: Path) -> None:
 
 
 def _load(args: argparse.Namespace, bar: Any) -> "Bundle":
-    from ppdiffusers.pipelines.load import iter_bundle, load_bundle, with_vae
+    from ppdiffusers.pipelines.describe import file_hash
+    from ppdiffusers.pipelines.load import iter_bundle, with_vae
 
-    events: Iterator[Any] = iter_bundle(args.model, args.dtype)
-    try:
-        while True:
-            event = next(events)
-            bar.show(event.step, event.of, event.note)
-    except StopIteration as done:
-        bundle = done.value
+    bundle = bar.follow(iter_bundle(args.model, args.dtype))
     if args.vae:
         bundle = with_vae(bundle, args.vae)
     if args.embeddings:
@@ -137,9 +135,17 @@ def _load(args: argparse.Namespace, bar: Any) -> "Bundle":
         bundle, notices = bundle.with_embeddings(files)
         for notice in notices:
             bar.note(notice, True)
-    if args.refiner:
-        args.refiner_bundle = load_bundle(args.refiner, args.dtype)
+    if Path(args.model).is_file():
+        bar.show(1, 1, "hashing")
+        bundle = replace(bundle, digest=file_hash(Path(args.model), hash_cache()))
     return bundle
+
+
+def hash_cache() -> Path:
+    """Where the hashes of model files are remembered: reading gigabytes takes seconds."""
+    from kernels.build import cache_folder
+
+    return cache_folder() / "hashes.json"
 
 
 def _library(args: argparse.Namespace, bundle: "Bundle") -> Any:
@@ -168,12 +174,13 @@ def _weighted(given: str) -> tuple[str, float]:
         return given, 1.0  # a drive letter or a name with a colon
 
 
-def _request(args: argparse.Namespace, bundle: "Bundle") -> "Request":
-    from ppdiffusers.pipelines.request import Hires, Init, Noise, Refine, Request, Sampling
+def _request(args: argparse.Namespace) -> "Request":
+    """What needs no model to be checked, so that a typo is told before gigabytes are read; see `_with_models`."""
+    from ppdiffusers.pipelines.passes import choice_for
+    from ppdiffusers.pipelines.request import Hires, Init, Noise, Request, Sampling
 
     if args.from_picture:
         _take_settings(args)
-    side = int(bundle.unet.config.sample_size or 64) * bundle.factor
     first = secrets.randbelow(2**32) if args.seed < 0 else args.seed
     init = Init(image=_open(args.init), strength=args.strength, fit=args.fit) if args.init else None
     hires = None
@@ -181,22 +188,36 @@ def _request(args: argparse.Namespace, bundle: "Bundle") -> "Request":
         hires = Hires(
             scale=args.hires, strength=args.hires_strength, steps=args.hires_steps, upscaler=args.hires_upscaler
         )
+    sampling = Sampling(**{name: getattr(args, name) for name in SAMPLING})
+    choice_for(sampling)
     return Request(
         prompts=(args.prompt,) * max(args.count, 1),
         negative_prompts=(args.negative_prompt,),
         seeds=(first,),
-        width=args.width or side,
-        height=args.height or side,
-        sampling=Sampling(**{name: getattr(args, name) for name in SAMPLING}),
+        width=args.width or UNTOLD,
+        height=args.height or UNTOLD,
+        sampling=sampling,
         noise=Noise(rng=args.rng),
         clip_skip=args.clip_skip,
         init=init,
         mask=_mask(args),
         hires=hires,
-        controls=tuple(_control(given) for given in args.control),
-        refine=Refine(bundle=args.refiner_bundle, switch_at=args.switch_at) if args.refiner else None,
         batch_size=args.batch_size,
     )
+
+
+def _with_models(request: "Request", args: argparse.Namespace, bundle: "Bundle") -> "Request":
+    """The request at the model's own size where none was asked for, with its ControlNets and its refiner."""
+    from ppdiffusers.pipelines.load import load_bundle
+    from ppdiffusers.pipelines.request import Refine
+
+    side = int(bundle.unet.config.sample_size or 64) * bundle.factor
+    request = request.with_size(args.width or side, args.height or side)
+    controls = tuple(_control(given) for given in args.control)
+    refine = None
+    if args.refiner:
+        refine = Refine(bundle=load_bundle(args.refiner, args.dtype), switch_at=args.switch_at)
+    return replace(request, controls=controls, refine=refine)
 
 
 def _mask(args: argparse.Namespace) -> "Mask | None":
@@ -223,13 +244,11 @@ def _take_settings(args: argparse.Namespace) -> None:
     told = parse(text)
     args.prompt = args.prompt or told.prompt
     args.negative_prompt = args.negative_prompt or told.negative_prompt
-    args.width, args.height = (
-        args.width or (told.size or (None, None))[0],
-        args.height or (told.size or (None, None))[1],
-    )
-    values = told.values
-    args.seed = int(values["Seed"]) if args.seed < 0 and "Seed" in values else args.seed
-    args.rng = "cpu" if values.get("RNG") == "CPU" else "gpu"
+    width, height = told.size or (None, None)
+    args.width, args.height = args.width or width, args.height or height
+    values = {"RNG": "GPU", **told.values}
+    if args.seed < 0 and "Seed" in values:
+        args.seed = _number(int, "Seed", values["Seed"])
     for key, option, kind in (
         ("Steps", "steps", int),
         ("CFG scale", "cfg_scale", float),
@@ -237,9 +256,17 @@ def _take_settings(args: argparse.Namespace) -> None:
         ("Schedule type", "schedule", str),
         ("Clip skip", "clip_skip", int),
         ("Eta", "eta", float),
+        ("RNG", "rng", str.lower),
     ):
-        if key in values:
-            setattr(args, option, kind(values[key]))
+        if key in values and getattr(args, option) == DEFAULTS.get(option):
+            setattr(args, option, _number(kind, key, values[key]))
+
+
+def _number(kind: Callable[[str], Any], key: str, text: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"the picture's settings say {key}: {text}, which is no number") from None
 
 
 def _open(path: str) -> Any:

@@ -2,9 +2,12 @@
 
 import sys
 import time
+from collections.abc import Generator
 from types import TracebackType
+from typing import Any, TypeVar
 
 WIDTH = 28
+R = TypeVar("R")
 
 
 class Bar:
@@ -46,6 +49,15 @@ class Bar:
         if note != self._note or step == of or now - self._said > 10:
             sys.stderr.write(f"{note}: {step}/{of}\n")
             self._note, self._said = note, now
+
+    def follow(self, work: Generator[Any, None, R]) -> R:
+        """Show the progress of `work` to its end; what it returns."""
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as finished:
+                return finished.value
+            self.show(event.step, event.of, event.note)
 
     def note(self, text: str, warning: bool = False) -> None:
         """A sentence of its own."""

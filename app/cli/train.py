@@ -215,13 +215,7 @@ def _diffusion(args: argparse.Namespace, dataset: "Dataset", bar: "Bar") -> "Tas
 def _start(args: argparse.Namespace, bar: "Bar") -> Any:
     from ppdiffusers.training.start import iter_start
 
-    loading = iter_start(args.model, args.dtype)
-    try:
-        while True:
-            event = next(loading)
-            bar.show(event.step, event.of, event.note)
-    except StopIteration as done:
-        return done.value
+    return bar.follow(iter_start(args.model, args.dtype))
 
 
 def _shared(args: argparse.Namespace, bundle: Any) -> dict[str, Any]:

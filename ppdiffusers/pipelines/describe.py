@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +17,7 @@ from ppdiffusers.pipelines.request import Request, Sampling
 from ppdiffusers.prompt.network import Network
 from ppdiffusers.sampling.menu import choose, split
 from ppdiffusers.weights.lora import LoraPatch
+from ppdiffusers.weights.write import write_text
 
 Tags = Sequence[tuple[Network, LoraPatch]]
 
@@ -165,10 +167,8 @@ def file_hash(path: Path, cache: Path | None = None) -> str:
         with path.open("rb") as file:
             known[key] = _sha256(file)[:10]
         if cache is not None:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            fresh = cache.with_suffix(".new")
-            fresh.write_text(json.dumps(known, indent=1))
-            fresh.replace(cache)
+            with suppress(ValueError):  # a full disk or a read-only home: it is computed again next time
+                write_text(cache, json.dumps(known, indent=1))
     return known[key]
 
 

@@ -1,6 +1,7 @@
 """`generate` as a person calls it: any format of file, settings inside the picture, one clear error a mistake."""
 
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -38,8 +39,9 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture
-def generate(models, tmp_path, capsys):
+def generate(models, tmp_path, capsys, monkeypatch):
     """Run the command; gives (exit code, standard output, standard error)."""
+    monkeypatch.setattr("app.cli.generate.hash_cache", lambda: models / "hashes.json")
 
     def run(*words, model="sd15.safetensors", out="out.png"):
         sized = () if "--width" in words else ("--width", "64", "--height", "64")
@@ -81,6 +83,26 @@ def test_settings_come_back_out_of_a_picture(generate, tmp_path):
     assert generate("--prompt", "a fox", "--sampler", "Euler a", "--cfg-scale", "4", out="a.png")[0] == 0
     assert generate("--from-picture", str(tmp_path / "a.png"), out="b.png")[0] == 0
     assert (pixels(tmp_path / "a.png") == pixels(tmp_path / "b.png")).all()
+
+
+def test_what_the_user_says_comes_before_a_pictures_settings(generate, tmp_path):
+    assert generate("--prompt", "a fox", "--cfg-scale", "4", "--rng", "gpu", out="a.png")[0] == 0
+    assert generate("--from-picture", str(tmp_path / "a.png"), "--cfg-scale", "5", out="b.png")[0] == 0
+    told = parse(extract(tmp_path / "b.png"))
+    assert (told.prompt, told.values["CFG scale"], told.values["Seed"]) == ("a fox", "5", "5")
+    assert "RNG" not in told.values
+
+
+def test_the_model_is_told_by_its_hash(generate, models, tmp_path):
+    assert generate("--prompt", "a fox")[0] == 0
+    digest = hashlib.sha256((models / "sd15.safetensors").read_bytes()).hexdigest()
+    assert parse(extract(tmp_path / "out.png")).values["Model hash"] == digest[:10]
+
+
+def test_a_wrong_option_is_told_before_the_model_is_read(generate):
+    code, _, err = generate("--prompt", "x", "--sampler", "Oiler", model="nowhere.safetensors")
+    assert code == 1
+    assert "no sampler is called 'Oiler'" in err
 
 
 def test_several_pictures_are_numbered_and_json_is_one_event_a_line(generate):
