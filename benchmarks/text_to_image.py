@@ -8,35 +8,17 @@ MIXSTUDIO_REFERENCE_PYTHON. Results go to benchmarks/data/text_to_image.csv.
 """
 
 import argparse
-import csv
 import datetime
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from unet_step import environment
+from engines import HERE, environment, keep, run
 
-HERE = Path(__file__).parent
 ENGINES = ("torch-fp32", "torch-bf16", "ours-fp32", "ours-bf16")
 COLUMNS = ("date", "size", "steps", "threads", "engine", "seconds", "unet_seconds_a_step", "decode_seconds", "peak_mb")
-
-
-def run(engine: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """One engine in its own process."""
-    name, _, dtype = engine.partition("-")
-    env = environment(args.threads)
-    python = sys.executable if name == "ours" else os.environ["MIXSTUDIO_REFERENCE_PYTHON"]
-    if name == "ours":
-        env["PYTHONPATH"] = str(HERE.parent)
-    words = [str(folder), dtype, str(args.steps), str(args.size), str(args.threads)]
-    command = [python, str(HERE / "peers" / f"{name}_pipeline.py"), *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder)
-    if done.returncode:
-        raise RuntimeError(f"{engine} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:
@@ -53,7 +35,7 @@ def main() -> None:
         make = [os.environ["MIXSTUDIO_REFERENCE_PYTHON"], str(HERE / "peers" / "make_pipeline.py"), str(folder)]
         subprocess.run(make, check=True, env=environment(args.threads), cwd=folder, capture_output=True)
         for engine in args.only.split(","):
-            told = run(engine, folder, args)
+            told = run(engine, "pipeline", folder, (args.steps, args.size, args.threads), args.threads)
             figures = [f"{told[k]:.2f}" for k in ("seconds", "step", "decode")] + [f"{told['peak_mb']:.0f}"]
             rows.append((datetime.date.today().isoformat(), args.size, args.steps, args.threads, engine, *figures))
             words = "{:7.2f} s a picture   {:6.2f} s a step   {:6.2f} s decoding   peak {:6.0f} MB"
@@ -61,11 +43,7 @@ def main() -> None:
                 f"{engine:<12} {words.format(*(told[k] for k in ('seconds', 'step', 'decode', 'peak_mb')))}\n"
             )
             sys.stdout.flush()
-    path = HERE / "data" / "text_to_image.csv"
-    path.parent.mkdir(exist_ok=True)
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *rows] if fresh else rows)
+    keep("text_to_image", COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ benchmarks/data/unet_step.csv.
 """
 
 import argparse
-import csv
 import datetime
-import json
 import os
 import subprocess
 import sys
@@ -19,32 +17,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from engines import HERE, environment, keep, run
 
-HERE = Path(__file__).parent
 ENGINES = ("torch-fp32", "torch-bf16", "openvino-f32", "openvino-bf16", "ours-fp32", "ours-bf16")
 COLUMNS = ("date", "family", "latent", "batch", "threads", "engine", "seconds", "peak_mb", "relative_error")
-
-
-def environment(threads: int) -> dict[str, str]:
-    """The threads for every runtime; peers must not see our packages."""
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return env | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-
-
-def run(engine: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """One engine in its own process; returns its figures."""
-    name, _, dtype = engine.partition("-")
-    command = [str(HERE / "peers" / f"{name}_unet.py"), str(folder), dtype, str(args.runs), str(args.threads)]
-    env = environment(args.threads)
-    if name == "ours":
-        env["PYTHONPATH"] = str(HERE.parent)
-        command.insert(0, sys.executable)
-    else:
-        command.insert(0, os.environ["MIXSTUDIO_REFERENCE_PYTHON"])
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder)
-    if done.returncode:
-        raise RuntimeError(f"{engine} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:
@@ -70,7 +46,7 @@ def main() -> None:
         subprocess.run(make, check=True, env=environment(args.threads), cwd=folder)
         rows, truth = [], None
         for engine in args.only.split(","):
-            result = run(engine, folder, args)
+            result = run(engine, "unet", folder, (args.runs, args.threads), args.threads)
             output = np.load(folder / "output.npy")
             truth = output if truth is None else truth
             error = float(np.linalg.norm(output - truth) / np.linalg.norm(truth))
@@ -91,12 +67,7 @@ def main() -> None:
             figures = f"{seconds:7.2f} s   peak {result['peak_mb']:7.0f} MB   error to the first {error:.1e}"
             sys.stdout.write(f"{engine:<14} {figures}\n")
             sys.stdout.flush()
-    path = HERE / "data" / "unet_step.csv"
-    path.parent.mkdir(exist_ok=True)
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerows([COLUMNS, *rows] if fresh else rows)
+    keep("unet_step", COLUMNS, rows)
 
 
 if __name__ == "__main__":

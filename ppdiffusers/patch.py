@@ -14,7 +14,7 @@ from paddle import Tensor, nn
 
 from ppdiffusers.leaves import Sidecar, sidecar_for
 from ppdiffusers.weights.delta import Delta
-from ppdiffusers.weights.lora import LoraPatch, descend, find_layer, torch_weight
+from ppdiffusers.weights.lora import LoraPatch, descend, find_layer, in_torch_layout, plain_weight, set_weight
 from ppdiffusers.weights.lora_blocks import block_weight
 
 
@@ -59,7 +59,7 @@ def merge(models: Mapping[str, nn.Layer], uses: Uses) -> None:
     """Merge adapters into the weights for good."""
     for part, name, changes in _by_parameter(models, uses):
         layer, leaf = find_layer(models[part], name)
-        _set(layer, leaf, _merged(layer, leaf, changes))
+        set_weight(layer, leaf, _merged(layer, leaf, plain_weight(layer, leaf), changes))
 
 
 Changes = list[tuple[Delta, float]]
@@ -84,9 +84,9 @@ def _apply_one(model: nn.Layer, name: str, changes: Changes, how: str) -> Any:
     layer, leaf = find_layer(model, name)
     if how == "sidecar" and leaf == "weight" and (beside := sidecar_for(layer, changes)) is not None:
         return _hang(model, name.rpartition(".")[0], layer, beside)
-    before = _get(layer, leaf)
-    _set(layer, leaf, _merged(layer, leaf, changes))
-    return lambda: _set(layer, leaf, before)
+    before = plain_weight(layer, leaf).clone()
+    set_weight(layer, leaf, _merged(layer, leaf, before, changes))
+    return lambda: set_weight(layer, leaf, before)
 
 
 def _hang(model: nn.Layer, path: str, layer: nn.Layer, beside: Sidecar) -> Any:
@@ -100,24 +100,10 @@ def _hang(model: nn.Layer, path: str, layer: nn.Layer, beside: Sidecar) -> Any:
     return restore
 
 
-def _merged(layer: nn.Layer, leaf: str, changes: Changes) -> Tensor:
+def _merged(layer: nn.Layer, leaf: str, plain: Tensor, changes: Changes) -> Tensor:
+    """`plain`, the layer's own weight, with the changes added, in our layout."""
     with paddle.no_grad():
-        weight = torch_weight(layer, leaf)
-        total = weight
+        weight = total = in_torch_layout(layer, leaf, plain.astype("float32"))
         for delta, factor in changes:
             total = total + delta.change(weight) * factor
-        return total.T if leaf == "weight" and isinstance(layer, nn.Linear) else total
-
-
-def _get(layer: nn.Layer, leaf: str) -> Tensor:
-    if leaf == "weight" and hasattr(layer, "dense_weight"):
-        return layer.dense_weight().detach().clone()
-    return getattr(layer, leaf).detach().clone()
-
-
-def _set(layer: nn.Layer, leaf: str, value: Tensor) -> None:
-    if leaf == "weight" and hasattr(layer, "set_dense_weight"):
-        layer.set_dense_weight(value)
-    else:
-        parameter = getattr(layer, leaf)
-        parameter.set_value(value.astype(parameter.dtype))
+        return in_torch_layout(layer, leaf, total)

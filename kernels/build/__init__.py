@@ -77,8 +77,9 @@ def on_change(listener: Callable[[], None]) -> None:
     _listeners.append(listener)
 
 
+@functools.cache
 def switched_off() -> bool:
-    """Whether the user wants plain Paddle everywhere (MIXSTUDIO_KERNELS=off)."""
+    """Whether the user wants plain Paddle everywhere (MIXSTUDIO_KERNELS=off): read once, as every op asks."""
     return os.environ.get("MIXSTUDIO_KERNELS", "").lower() in OFF
 
 

@@ -17,14 +17,20 @@ from ppdiffusers.prompt.encode import TextEncoders
 from ppdiffusers.prompt.tokenizer import CLIPTokenizer
 from ppdiffusers.sampling import ModelSchedule
 from ppdiffusers.weights.load import LoadedParts, iter_load, load_part
+from ppdiffusers.weights.plan import drain
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def default_dtype() -> str:
     """bfloat16 where the CPU multiplies it natively and our kernels are there, float16 on a GPU, else float32."""
+    return fastest_dtype(gpu="float16")
+
+
+def fastest_dtype(gpu: str) -> str:
+    """`gpu` on a GPU; on a CPU bfloat16 where it is native, else float32."""
     if paddle.device.get_device().startswith("gpu"):
-        return "float16"
+        return gpu
     return "bfloat16" if build.load("dnn") and "avx512_bf16" in build.cpu_flags() else "float32"
 
 
@@ -34,26 +40,25 @@ def iter_bundle(source: str | Path, dtype: str | None = None) -> Generator[Progr
     """
     if dtype not in (None, *DTYPES):
         raise ValueError(f"a model is computed in {', '.join(DTYPES)}, not {dtype!r}")
-    loading = iter_load(source, dtype or default_dtype())
-    while True:
-        try:
-            done, total, name = next(loading)
-        except StopIteration as finished:
-            parts = finished.value
-            break
-        yield Progress(done, total, f"loading {name.partition('.')[0]}")
+    parts = yield from iter_parts(source, dtype or default_dtype())
     yield Progress(1, 1, "packing")
     return of_parts(parts).packed()
 
 
-def load_bundle(source: str | Path, dtype: str | None = None) -> Bundle:
-    """As `iter_bundle`, without the steps."""
-    loading = iter_bundle(source, dtype)
+def iter_parts(source: str | Path, dtype: str) -> Generator[Progress, None, LoadedParts]:
+    """`weights.load.iter_load` in the words of events."""
+    loading = iter_load(source, dtype)
     while True:
         try:
-            next(loading)
+            done, total, name = next(loading)
         except StopIteration as finished:
             return finished.value
+        yield Progress(done, total, f"loading {name.partition('.')[0]}")
+
+
+def load_bundle(source: str | Path, dtype: str | None = None) -> Bundle:
+    """As `iter_bundle`, without the steps."""
+    return drain(iter_bundle(source, dtype))
 
 
 def of_parts(parts: LoadedParts) -> Bundle:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 
+from ppdiffusers.pipelines.pixels import load_image
 from ppdiffusers.training.draws import Draws
 
 Size = tuple[int, int]
@@ -46,12 +46,7 @@ def cut(size: Size, to: Size, where: tuple[float, float] = (0.5, 0.5)) -> tuple[
 def open_rgb(path: Path) -> PIL.Image.Image:
     """A picture upright and without transparency (white shows through)."""
     with PIL.Image.open(path) as image:
-        upright = PIL.ImageOps.exif_transpose(image)
-        if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-            upright = upright.convert("RGBA")
-            ground = PIL.Image.new("RGBA", upright.size, "white")
-            upright = PIL.Image.alpha_composite(ground, upright)
-        return upright.convert("RGB")
+        return load_image(image)
 
 
 def fitted(path: Path, to: Size, where: tuple[float, float] = (0.5, 0.5)) -> PIL.Image.Image:

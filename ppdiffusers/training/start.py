@@ -5,14 +5,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import paddle
-
-from kernels import build
 from ppdiffusers.pipelines.bundle import Bundle
 from ppdiffusers.pipelines.event import Progress
-from ppdiffusers.pipelines.load import of_parts
+from ppdiffusers.pipelines.load import fastest_dtype, iter_parts, of_parts
 from ppdiffusers.pipelines.save import save_diffusers
-from ppdiffusers.weights.load import LoadedParts, iter_load, load_part
+from ppdiffusers.weights.load import LoadedParts, load_part
 from ppdiffusers.weights.save import save_ldm
 
 DTYPES = ("float32", "bfloat16")  # float16 would need its loss scaled
@@ -33,9 +30,7 @@ class Start:
 
 def default_dtype() -> str:
     """bfloat16 on a GPU, and on CPUs that multiply it natively; else float32."""
-    if paddle.device.get_device().startswith("gpu"):
-        return "bfloat16"
-    return "bfloat16" if build.load("dnn") and "avx512_bf16" in build.cpu_flags() else "float32"
+    return fastest_dtype(gpu="bfloat16")
 
 
 def iter_start(source: str | Path, dtype: str | None = None) -> Generator[Progress, None, Start]:
@@ -43,14 +38,7 @@ def iter_start(source: str | Path, dtype: str | None = None) -> Generator[Progre
     if dtype not in (None, *DTYPES):
         raise ValueError(f"training computes in {' or '.join(DTYPES)}, not {dtype!r}")
     kind = dtype or default_dtype()
-    loading = iter_load(source, kind)
-    while True:
-        try:
-            done, total, name = next(loading)
-        except StopIteration as finished:
-            parts = finished.value
-            break
-        yield Progress(done, total, f"loading {name.partition('.')[0]}")
+    parts = yield from iter_parts(source, kind)
     if kind != "float32":
         parts = replace(parts, vae=load_part(source, "vae", "float32", parts.family))
     return Start(of_parts(parts), parts)

@@ -193,11 +193,27 @@ def _deltas_of(leaves: Mapping[str, str], file: TensorFile) -> dict[str, Delta]:
     return found
 
 
-def torch_weight(layer: nn.Layer, leaf: str) -> Tensor:
-    """A layer's parameter as float32 in torch's layout, packed or not."""
-    weight = layer.dense_weight() if leaf == "weight" and hasattr(layer, "dense_weight") else getattr(layer, leaf)
-    weight = weight.detach().astype("float32")
-    return weight.T if leaf == "weight" and isinstance(layer, nn.Linear) else weight
+def plain_weight(layer: nn.Layer, leaf: str) -> Tensor:
+    """A layer's parameter without its gradient; a packed one is unpacked into a fresh tensor."""
+    return (layer.dense_weight() if _packable(layer, leaf) else getattr(layer, leaf)).detach()
+
+
+def set_weight(layer: nn.Layer, leaf: str, value: Tensor) -> None:
+    """Replace a layer's parameter, packed or not, cast to its dtype."""
+    if _packable(layer, leaf):
+        layer.set_dense_weight(value)
+    else:
+        parameter = getattr(layer, leaf)
+        parameter.set_value(value.astype(parameter.dtype))
+
+
+def in_torch_layout(layer: nn.Layer, leaf: str, value: Tensor) -> Tensor:
+    """Our layout to torch's, and torch's to ours: Linear weights are turned."""
+    return value.T if leaf == "weight" and isinstance(layer, nn.Linear) else value
+
+
+def _packable(layer: nn.Layer, leaf: str) -> bool:
+    return leaf == "weight" and hasattr(layer, "dense_weight")
 
 
 def _check_shapes(file: LoraFile, deltas: Mapping[str, Mapping[str, Delta]], models: Mapping[str, nn.Layer]) -> None:

@@ -14,7 +14,7 @@ from ppdiffusers.models.config import TINY_SD15, TINY_SDXL, CLIPTextConfig, UNet
 from ppdiffusers.models.layers import Conv2D, Linear, pack
 from ppdiffusers.models.unet import UNet2DConditionModel
 from ppdiffusers.patch import Use, merge, patched
-from ppdiffusers.weights.lora import apply, plan_lora, read_lora, torch_weight
+from ppdiffusers.weights.lora import apply, in_torch_layout, plain_weight, plan_lora, read_lora
 from tests.ppdiffusers.models.conftest import fill
 from tools.goldens.lora_tensors import adapter_tensor, kind_tensor
 from tools.goldens.random_weights import random_weight
@@ -57,7 +57,8 @@ def test_every_lycoris_kind_changes_weights_as_lycoris_does(tmp_path, kind):
     patch = apply(toy, file, part="text_encoder")
     for name in ("linear", "conv"):
         wanted = KINDS[f"{kind}/{name}/merged"]
-        got = torch_weight(getattr(toy, name), "weight").numpy()
+        layer = getattr(toy, name)
+        got = in_torch_layout(layer, "weight", plain_weight(layer, "weight")).numpy()
         assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max(), name
     assert not patch.unused
 
