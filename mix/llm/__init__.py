@@ -9,14 +9,18 @@ from typing import Any
 PUBLIC = {
     "AutoModelForCausalLM": "mix.llm.loading",
     "AutoTokenizer": "mix.llm.tokenizer",
+    "Busy": "mix.llm.engine",
     "CausalLM": "mix.llm.model",
     "CausalOutput": "mix.llm.model",
     "DecoderConfig": "mix.llm.config",
+    "Ended": "mix.llm.engine",
+    "Engine": "mix.llm.engine",
     "GrammarMask": "mix.llm.constrain",
     "GenerationConfig": "mix.llm.sampling",
     "Finished": "mix.llm.generate",
     "KVCache": "mix.llm.cache",
     "PrefixCache": "mix.llm.prefix",
+    "Request": "mix.llm.engine",
     "Token": "mix.llm.generate",
     "Tokenizer": "mix.llm.tokenizer",
 }

@@ -95,7 +95,7 @@ def stream(model: Any, prompts: Prompts, config: GenerationConfig) -> Iterator[E
         while rows:
             going: list[Row] = []
             for row, raw in zip(rows, scores, strict=True):
-                events = list(_advance(row, raw, config, most))
+                events = list(advance(row, raw, config, most))
                 yield from events
                 if not isinstance(events[-1], Finished):
                     going.append(row)
@@ -163,7 +163,7 @@ def next_scores(model: Any, step: Step, ids: np.ndarray) -> np.ndarray:
     return logits.astype("float32").numpy().reshape([len(step.counts), -1])
 
 
-def _advance(row: Row, raw: np.ndarray, config: GenerationConfig, most: int) -> Iterator[Event]:
+def advance(row: Row, raw: np.ndarray, config: GenerationConfig, most: int) -> Iterator[Event]:
     """Choose the row's next token and say what that means."""
     scores = penalise(raw, config, row.prompt, row.new)
     if row.mask is not None:
