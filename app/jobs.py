@@ -61,6 +61,8 @@ class Job:
     events: list[Any] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _cancel: threading.Event = field(default_factory=threading.Event)
+    _skip: threading.Event = field(default_factory=threading.Event)
+    _ended: Callable[["Job"], None] = lambda job: None  # told of the end before those who wait for it
 
     def say(self, event: Any) -> None:
         """Append to the log and wake everybody who follows."""
@@ -87,6 +89,7 @@ class Job:
                 self.started = time.time()
             if status.final:
                 self.ended = time.time()
+                self._ended(self)
             self._changed.notify_all()
 
     def cancel(self) -> None:
@@ -97,6 +100,16 @@ class Job:
     def cancelled(self) -> bool:
         """Whether the end was asked for."""
         return self._cancel.is_set()
+
+    def skip(self) -> None:
+        """Ask the work to leave what it is at and go on with the next part, where it has parts."""
+        self._skip.set()
+
+    def take_skip(self) -> bool:
+        """Whether a skip was asked for; asking takes the mark away."""
+        asked = self._skip.is_set()
+        self._skip.clear()
+        return asked
 
     def follow(self, start: int = 0, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
         """(number, event) from `start` on, until the job ends; (number, None) when `timeout` passes without one."""
@@ -129,7 +142,8 @@ class Job:
 class Worker:
     """One thread, one device, jobs in order.
 
-    `relieve` is called when memory ran out, before the next job; `finished` with every job that reached its end.
+    `accepted` is called with every job before it can start, `finished` when it has reached its end; `relieve` when
+    memory ran out, before the next job.
     """
 
     def __init__(
@@ -139,16 +153,17 @@ class Worker:
         keep: int = 200,
         relieve: Callable[[], None] = lambda: None,
         finished: Callable[[Job], None] = lambda job: None,
+        accepted: Callable[[Job], None] = lambda job: None,
     ) -> None:
         self.limit, self.keep = limit, keep
-        self.relieve, self.finished = relieve, finished
+        self.relieve, self.finished, self.accepted = relieve, finished, accepted
         self.jobs: dict[str, Job] = {}
         self.current: Job | None = None
         self._line: list[Job] = []
         self._ready = threading.Condition()
         self._ids = itertools.count(1)
         self._stopping = False
-        self._prefix = f"{int(time.time()):x}"  # ids stay unique over restarts
+        self._prefix = f"{name[:1]}{int(time.time() * 1000):x}"  # ids stay unique over restarts and workers
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -160,6 +175,8 @@ class Worker:
             if len(self._line) >= self.limit:
                 raise QueueFull(f"{self.limit} jobs already wait; cancel some or try again later")
             job = Job(f"{self._prefix}-{next(self._ids)}", kind, work, params or {}, owner)
+            job._ended = self._finish
+            self._tell(self.accepted, job)
             self.jobs[job.id] = job
             self._line.append(job)
             self._prune()
@@ -174,7 +191,6 @@ class Worker:
                 return
             self._line.remove(job)
         job.become(Status.CANCELED)
-        self._tell(job)
 
     def move(self, job: Job, place: int) -> None:
         """Give a waiting job another place in the line, 0 being the next to run; others shift."""
@@ -213,7 +229,6 @@ class Worker:
         for job in line:
             job.cancel()
             job.become(Status.CANCELED)
-            self._tell(job)
         if current is not None:
             current.cancel()
         self._thread.join(timeout)
@@ -231,7 +246,6 @@ class Worker:
             finally:
                 with self._ready:
                     self.current = None
-                self._tell(job)
 
     def _drive(self, job: Job) -> None:
         try:
@@ -261,9 +275,12 @@ class Worker:
         self.relieve()
         job.become(Status.FAILED, "memory ran out", "try a smaller size, one picture at a time, or bfloat16")
 
-    def _tell(self, job: Job) -> None:
+    def _finish(self, job: Job) -> None:
+        self._tell(self.finished, job)
+
+    def _tell(self, tell: Callable[[Job], None], job: Job) -> None:
         try:
-            self.finished(job)
+            tell(job)
         except Exception:  # a full disk under the catalogue must not take the worker down
             log.exception("job %s could not be recorded", job.id)
 

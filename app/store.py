@@ -156,7 +156,11 @@ class Store:
             if path.name.startswith(".") and path.suffix == ".part":
                 path.unlink(missing_ok=True)
             elif path.suffix.lower() in FORMATS and path.is_file() and not path.is_symlink():
-                there.add(path.relative_to(self.folder).as_posix())
+                name = path.relative_to(self.folder).as_posix()
+                if not name.startswith(".") or name.startswith(
+                    f"{TRASH}/"
+                ):  # other hidden folders are not pictures made
+                    there.add(name)
         fresh = 0
         for name in sorted(there - known):
             fresh += self._enter_stranger(name)

@@ -158,10 +158,19 @@ def _lora_hash(path: Path, size: int, changed: int) -> str:
         return _sha256(file)[:12]
 
 
+def remembered_hash(path: Path, cache: Path) -> str | None:
+    """The short model hash where it was computed before, see `file_hash`."""
+    return _remembered(cache).get(_identity(path))
+
+
+def _identity(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+
+
 def file_hash(path: Path, cache: Path | None = None) -> str:
     """The short model hash (Civitai's AutoV2): sha256 of the whole file, its first 10 digits; remembered in `cache`."""
-    stat = path.stat()
-    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    key = _identity(path)
     known = _remembered(cache)
     if key not in known:
         with path.open("rb") as file:

@@ -1,0 +1,49 @@
+"""A studio on a tiny checkpoint: whole jobs run in well under a second."""
+
+from pathlib import Path
+
+import pytest
+
+from app.studio import Studio
+from ppdiffusers.pipelines.save import save_diffusers
+from ppdiffusers.weights.load import LoadedParts
+from tests.ppdiffusers.pipelines.conftest import tiny
+
+VALUES = {"sampler": "Euler", "steps": 2, "width": 64, "height": 64, "seed": 1}  # of a quick job
+
+
+def put_tiny(folder: Path, family: str = "sd15") -> Path:
+    """A tiny random checkpoint as a diffusers folder."""
+    bundle = tiny(family)
+    parts = LoadedParts(
+        family=family,
+        unet=bundle.unet,
+        vae=bundle.vae,
+        text_encoders=[encoder.model for encoder in bundle.text.encoders],
+        tokenizers=[None] * len(bundle.text.encoders),
+        scheduler_config={},
+        prediction_type="eps",
+        source=Path("tiny"),
+    )
+    save_diffusers(parts, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    return put_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture
+def data(tmp_path, tiny_checkpoint):
+    """A data folder with the tiny checkpoint as its only model."""
+    folder = tmp_path / "models" / "Stable-diffusion"
+    folder.mkdir(parents=True)
+    (folder / "tiny").symlink_to(tiny_checkpoint, target_is_directory=True)
+    return tmp_path
+
+
+@pytest.fixture
+def studio(data):
+    with Studio.open(data, model="tiny", dtype="float32") as opened:
+        yield opened
