@@ -240,12 +240,11 @@ class Engine:
 
     def stop(self) -> None:
         """End the thread after its step; requests that are still there end as "cancelled"."""
-        thread = self._thread
-        if thread is not None:
-            with self._changed:
-                self._stopping = True
-                self._changed.notify_all()
-            thread.join()
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
             self._thread = None
         with self._stepping:
             self._receive()

@@ -149,8 +149,8 @@ class Scheduler(Generic[T]):
             return None
         self.waiting.popleft()
         self.running.append(text)
-        text.blocks, text.computed = found, len(found) * size
+        text.blocks, text.computed = list(found), len(found) * size
         text.reused = text.computed if text.reused is None else text.reused
-        self._grow(text, len(text.tokens))
         self._under_way.update(wanted[len(found) :])
+        self._grow(text, len(text.tokens))
         return text
