@@ -63,6 +63,19 @@ def _quantized(k: Any, a: Ask) -> Any:
     return k.quantized_linear(a.full(1, 256), weight)
 
 
+def _decoder(k: Any, a: Ask) -> Any:
+    def part(width_in: int, width_out: int) -> Any:
+        return k.Projection(k.quantize(a.paddle.full([width_in, width_out], 0.01, dtype="float32"), "q4_1"))
+
+    norm = a.paddle.ones([64], dtype="float32")
+    shared, wide = [part(64, 32) for _ in "kv"], [part(64, 128) for _ in "gu"]
+    layer = k.DecoderLayer(norm, norm, part(64, 64), *shared, part(64, 64), *wide, part(128, 64))
+    cache, angles = [a.full(1, 16, 2, 16)], a.paddle.zeros([1, 8], dtype="float32")
+    stack = k.DecoderStack((layer,), 4, 2, 16, 1e-5, 0.25)
+    with a.paddle.no_grad():
+        return k.decoder_step(a.full(1, 64), stack, k.Pages(cache, cache, a.ints(3)), angles, angles)
+
+
 def _packed_rows(a: Ask) -> tuple[Any, ...]:
     rows, ends = a.full(256, 8, 40), a.ints(0, 100, 256)
     return rows, rows, rows, ends, ends
@@ -76,6 +89,7 @@ PROBES: dict[str, Callable[[Any, Ask], Any]] = {
     ),
     "linear": lambda k, a: k.linear(a.full(2, 64, 320), k.pack_linear(a.full(320, 320)), a.full(320)),
     "quantized_linear": _quantized,
+    "decoder_step": _decoder,
     "conv2d": lambda k, a: k.conv2d(a.full(2, 16, 16, 64), k.pack_conv2d(a.full(64, 64, 3, 3)), a.full(64), padding=1),
     "group_norm": lambda k, a: k.group_norm(a.full(2, 64, 320), a.full(320), a.full(320), act="silu"),
     "layer_norm": lambda k, a: k.layer_norm(a.full(2, 64, 320), a.full(320), a.full(320)),

@@ -2,6 +2,7 @@
 
 from kernels.attention import attention, attention_decode, attention_varlen
 from kernels.choose import explain, use
+from kernels.decoder import DecoderLayer, DecoderStack, Pages, Projection, decoder_step
 from kernels.glu import geglu, gelu, gelu_tanh, quick_gelu, silu, swiglu
 from kernels.layout import add, concat_channels, upsample_nearest2x
 from kernels.linear import conv2d, linear, pack_conv2d, pack_linear
@@ -23,7 +24,11 @@ from kernels.rope import rope
 from kernels.status import Status, status
 
 __all__ = [
+    "DecoderLayer",
+    "DecoderStack",
     "Packed",
+    "Pages",
+    "Projection",
     "QuantizedWeight",
     "Status",
     "adamw_step",
@@ -34,6 +39,7 @@ __all__ = [
     "concat_channels",
     "conv2d",
     "cross_entropy",
+    "decoder_step",
     "explain",
     "from_gguf",
     "from_groups",

@@ -214,7 +214,7 @@ def _refuse_chunked(call: Call) -> str | None:
     )
 
 
-def _decode_reference(
+def decode_reference(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, scale: float, block_table: Tensor | None
 ) -> Tensor:
     if block_table is not None:
@@ -245,7 +245,7 @@ table(
 table(
     "attention_decode",
     Kernel("native", _decode_native, _refuse_decode_native),
-    Kernel("reference", _decode_reference, accept),
+    Kernel("reference", decode_reference, accept),
 )
 
 

@@ -222,7 +222,8 @@ def _native(how: int) -> Any:
     return run
 
 
-def _reference(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+def quantized_reference(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    """The product in plain Paddle, with the weight's exact values."""
     plain = np.ascontiguousarray(weight._values().T)
     y = paddle.matmul(x.astype("float32"), paddle.to_tensor(plain, place=x.place))
     y = y if bias is None else y + bias.astype("float32")
@@ -261,7 +262,7 @@ table(
     Kernel("native", _native(_BEST), _refuse_native),
     Kernel("paddle_gpu", _paddle_gpu, _refuse_gpu),
     Kernel("exact", _native(_EXACT), _refuse_native),
-    Kernel("reference", _reference, accept),
+    Kernel("reference", quantized_reference, accept),
 )
 
 

@@ -114,6 +114,13 @@ class Step:
         self._cu_q = paddle.to_tensor(self._ends, dtype="int32")
         self._cu_k = paddle.to_tensor(np.concatenate([[0], np.cumsum(self.after)]), dtype="int32")
 
+    @property
+    def pages(self) -> kernels.Pages | None:
+        """A row is a page of its own; None for a step of several tokens a row."""
+        if not self.single:
+            return None
+        return kernels.Pages(self.cache.keys, self.cache.values, self._lengths, self._table)
+
     def commit(self) -> None:
         """The tokens count from now on."""
         self.cache.lengths[self.rows] = self.after

@@ -44,6 +44,12 @@ class Context(Protocol):
         """A number above every position."""
         ...
 
+    @property
+    def pages(self) -> kernels.Pages | None:
+        """Where the layers find and put keys and values when all of them are computed by one op, one row a token of
+        the ids in their order; None where this cannot be said, and the layers call `attend`."""
+        ...
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
         """q (B, L, H, D), new keys and values (B, L, G, D) -> (B, L, H, D)."""
         ...
@@ -69,6 +75,8 @@ class Batch:
 
     Differentiates.
     """
+
+    pages = None
 
     def __init__(self, mask: Tensor | None, batch: int, length: int, positions: Tensor | None = None) -> None:
         self.mask = None if mask is None or bool((mask != 0).all()) else mask.astype("bool")
@@ -104,6 +112,8 @@ class Pack:
 
     Differentiates.
     """
+
+    pages = None
 
     def __init__(self, ends: Sequence[int], positions: Tensor | None = None) -> None:
         self.ends = check_ends(ends)

@@ -53,6 +53,8 @@ struct Decode {
   float scale;
 };
 
+constexpr int64_t kSplit = 256;  // keys of one piece of work; fixed, so results do not depend on the number of threads
+
 }  // namespace mix
 
 DECLARE_KERNEL(void, attention_f32, const Attention& a, void* out, float* stats)
@@ -60,3 +62,12 @@ DECLARE_KERNEL(void, attention_bf16, const Attention& a, void* out, float* stats
 DECLARE_KERNEL(void, attention_grad_f32, const Attention& a, const AttentionGrad& g)
 DECLARE_KERNEL(void, attention_grad_bf16, const Attention& a, const AttentionGrad& g)
 DECLARE_KERNEL(void, attention_decode, const Decode& a, bool q_bf16, bool cache_bf16)
+
+// What attention_decode is made of, for kernels that bring their own threads. A head's vectors are padded with zeros to `width`
+// floats, and q is multiplied by scale * log2(e) beforehand. A piece is the keys [first, last) of row b for the heads of one group,
+// its outcome a state of decode_state floats a head; join makes one head's output from those of its pieces, `step` floats apart.
+DECLARE_KERNEL(int64_t, decode_width, int64_t dim)
+DECLARE_KERNEL(int64_t, decode_state, int64_t dim)
+DECLARE_KERNEL(void, decode_piece, const Decode& a, bool cache_bf16, const float* q, int64_t b, int64_t group, int64_t first, int64_t last,
+               float* state)
+DECLARE_KERNEL(void, decode_join, const float* states, int64_t pieces, int64_t step, int64_t dim, float* out)

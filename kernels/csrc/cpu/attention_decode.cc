@@ -7,7 +7,6 @@
 namespace mix::ISA {
 namespace {
 
-constexpr int64_t kSplit = 256;  // keys of one piece of work; fixed, so results do not depend on the number of threads
 constexpr int64_t kStep = 64;    // keys whose scores are held at once
 constexpr float kLog2e = 1.44269504088896341f;
 
@@ -245,5 +244,13 @@ void attention_decode(const Decode& a, bool q_bf16, bool cache_bf16) {
   else
     cache_bf16 ? decode<float, bf16>(a) : decode<float, float>(a);
 }
+
+int64_t decode_width(int64_t dim) { return round_up(dim, kLanes); }
+int64_t decode_state(int64_t dim) { return kHead + round_up(dim, kLanes); }
+void decode_piece(const Decode& a, bool cache_bf16, const float* q, int64_t b, int64_t group, int64_t first, int64_t last, float* state) {
+  const int64_t pitch = decode_state(a.dim);
+  cache_bf16 ? piece<bf16>(a, q, b, group, first, last, state, pitch) : piece<float>(a, q, b, group, first, last, state, pitch);
+}
+void decode_join(const float* states, int64_t pieces, int64_t step, int64_t dim, float* out) { join<float>(states, pieces, step, dim, out); }
 
 }  // namespace mix::ISA

@@ -62,7 +62,36 @@ struct QuantLinear {
   T* y;
 };
 
+// x in 8 bits, in blocks of 32 inputs. Rows go in chunks; of a chunk of R rows whose first is f, block b of row r lies at f blocks + b R + r.
+struct Rounded {
+  int64_t blocks;
+  int8_t* codes;         // 32 each
+  float *step, *sum;     // x = step * code; sum of the rounded x
+  int32_t* halves;       // sums of the codes of a block's first and second half
+};
+// Bytes behind the pointers for so many blocks of all rows together, and the pointers into such memory, aligned to 64.
+inline constexpr int64_t rounded_bytes(int64_t blocks) { return blocks * (kBlock + 4 * sizeof(float)) + 4 * 64; }
+inline Rounded rounded_at(char* memory, int64_t rows, int64_t blocks) {
+  const int64_t n = rows * blocks;
+  const auto take = [&](int64_t bytes) {
+    char* at = memory;
+    memory += (bytes + 63) / 64 * 64;
+    return at;
+  };
+  Rounded to{blocks, reinterpret_cast<int8_t*>(take(n * kBlock)), nullptr, nullptr, nullptr};
+  to.step = reinterpret_cast<float*>(take(n * sizeof(float)));
+  to.sum = reinterpret_cast<float*>(take(n * sizeof(float)));
+  to.halves = reinterpret_cast<int32_t*>(take(n * 2 * sizeof(int32_t)));
+  return to;
+}
+
 }  // namespace mix
+
+// What quant_linear is made of, for kernels that bring their own threads: into how many chunks rows go, rounding blocks [from, to)
+// of the rows of a chunk, and tiles [first, last) of the product for chunks [begin, end).
+DECLARE_KERNEL(int64_t, quant_chunks, int64_t rows)
+DECLARE_KERNEL(void, quant_round, const QuantLinear<float>& op, const Rounded& x, int64_t chunk, int64_t from, int64_t to)
+DECLARE_KERNEL(void, quant_tiles, const QuantLinear<float>& op, const Rounded& x, int64_t first, int64_t last, int64_t begin, int64_t end)
 
 // quant_linear rounds x to 8 bits in blocks of 32; quant_exact multiplies x as it is with the weights' exact values, in float.
 // quant_dense: the weight (in, out). quant_rows: outputs `ids` of it, (count, in).

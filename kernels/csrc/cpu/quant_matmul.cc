@@ -34,18 +34,8 @@ Chunk chunk_at(int64_t rows, int64_t index) {
   }
 }
 
-// x in 8 bits. Of a chunk of R rows, block b and row r lie at b R + r.
-struct Rounded {
-  int64_t blocks;
-  Scratch<int8_t> codes;      // 32 each
-  Scratch<float> step, sum;   // x = step * code; sum of the rounded x
-  Scratch<int32_t> start;     // - offset * sum of the codes, for each half of a block
-  Rounded(int64_t rows, int64_t n)
-      : blocks(n), codes(rows * n * kBlock), step(rows * n), sum(rows * n), start(rows * n * 2) {}
-};
-
 template <typename T>
-INLINE void round_block(const T* x, int offset, Rounded& to, int64_t place) {
+INLINE void round_block(const T* x, const Rounded& to, int64_t place) {
   constexpr int kVecs = kBlock / Vec::kLanes, kHalf = kVecs / 2;
   Vec value[kVecs], most, check;
   for (int i = 0; i < kVecs; ++i) {
@@ -65,27 +55,25 @@ INLINE void round_block(const T* x, int offset, Rounded& to, int64_t place) {
       codes += code;
     }
     half[h] = static_cast<int32_t>(sum(codes));
-    to.start[2 * place + h] = -offset * half[h];
+    to.halves[2 * place + h] = half[h];
   }
   to.step[place] = finite ? (tiny ? 0.0f : size / 127.0f) : __builtin_nanf("");
   to.sum[place] = to.step[place] * static_cast<float>(half[0] + half[1]);
 }
 
 template <typename T>
-void round_rows(const QuantLinear<T>& op, int offset, Rounded& to) {
-  const int64_t in = op.weight.in;
-  parallel_for(chunks_of(op.rows), op.rows * in > 16384, [&](int64_t index) {
-    const Chunk chunk = chunk_at(op.rows, index);
-    for (int r = 0; r < chunk.rows; ++r) {
-      const T* x = op.x + (chunk.first + r) * in;
-      const int64_t place = chunk.first * to.blocks + r, whole = in / kBlock;
-      for (int64_t b = 0; b < whole; ++b) round_block(x + b * kBlock, offset, to, place + b * chunk.rows);
-      if (whole == to.blocks) continue;
-      T rest[kBlock] = {};
-      std::memcpy(rest, x + whole * kBlock, (in - whole * kBlock) * sizeof(T));
-      round_block(rest, offset, to, place + whole * chunk.rows);
-    }
-  });
+void round_chunk(const QuantLinear<T>& op, const Rounded& to, int64_t index, int64_t from, int64_t end) {
+  const int64_t in = op.weight.in, whole = in / kBlock;
+  const Chunk chunk = chunk_at(op.rows, index);
+  for (int r = 0; r < chunk.rows; ++r) {
+    const T* x = op.x + (chunk.first + r) * in;
+    const int64_t place = chunk.first * to.blocks + r;
+    for (int64_t b = from; b < (end < whole ? end : whole); ++b) round_block(x + b * kBlock, to, place + b * chunk.rows);
+    if (end <= whole) continue;
+    T rest[kBlock] = {};
+    std::memcpy(rest, x + whole * kBlock, (in - whole * kBlock) * sizeof(T));
+    round_block(rest, to, place + whole * chunk.rows);
+  }
 }
 
 INLINE int32_t four(const int8_t* p) {
@@ -98,7 +86,7 @@ INLINE int32_t four(const int8_t* p) {
 // abreast, because one row's dot products wait for each other.
 template <Quant K, int R>
 INLINE void block_by_rows(const Codes (&code)[8], const Scales (&scale)[2], const int8_t* x, const float* step, const float* sum,
-                          const int32_t* start, Wide (&total)[R]) {
+                          const int32_t* halves, Wide (&total)[R]) {
   constexpr bool kEight = traits(K).bits == 8, kStarts = traits(K).offset != 0 && !(kEight && kBytesSigned);
   constexpr int kHalves = K == Quant::kQ6_K ? 2 : 1, kAbreast = R < kSideBySide ? R : kSideBySide;
 #pragma GCC unroll 8
@@ -109,8 +97,8 @@ INLINE void block_by_rows(const Codes (&code)[8], const Scales (&scale)[2], cons
         Int acc[kAbreast];
 #pragma GCC unroll 8
         for (int i = 0; i < kAbreast; ++i) {
-          const int32_t* from = start + 2 * (first + i);
-          acc[i] = kStarts ? all(kHalves == 2 ? from[h] : from[0] + from[1]) : all(0);
+          const int32_t* of = halves + 2 * (first + i);  // makes good that codes are stored with an offset
+          acc[i] = kStarts ? all(-traits(K).offset * (kHalves == 2 ? of[h] : of[0] + of[1])) : all(0);
         }
 #pragma GCC unroll 8
         for (int g = h * 4; g < (kHalves == 2 ? h * 4 + 4 : 8); ++g)
@@ -129,14 +117,14 @@ INLINE void block_by_rows(const Codes (&code)[8], const Scales (&scale)[2], cons
 }
 
 template <Quant K, int R, typename T>
-void tile_by_chunk(const QuantLinear<T>& op, Rounded& x, int64_t tile, int64_t first_row) {
+void tile_by_chunk(const QuantLinear<T>& op, const Rounded& x, int64_t tile, int64_t first_row) {
   const QuantWeight& w = op.weight;
   const uint8_t* at = w.data + tile * w.tile_bytes();
   const int64_t whole = K == Quant::kInt8 || K == Quant::kInt4 ? w.blocks_of_super() : traits(K).supers;
   const int64_t place = first_row * x.blocks;
   const int8_t* codes = &x.codes[place * kBlock];
   const float *step = &x.step[place], *sum = &x.sum[place];
-  const int32_t* start = &x.start[place * 2];
+  const int32_t* halves = &x.halves[place * 2];
   Wide total[R];
   Scales super;
   for (int64_t done = 0; done < x.blocks; done += whole) {
@@ -149,12 +137,12 @@ void tile_by_chunk(const QuantLinear<T>& op, Rounded& x, int64_t tile, int64_t f
       if constexpr (traits(K).bits == 8 && kBytesSigned)
         for (int g = 0; g < 8; ++g) EACH_PART code[g].part[p] = xor_int(code[g].part[p], 0x80);
       const Scales scale[2] = {of_block<K>(super, at, 0), of_block<K>(super, at, 1)};
-      block_by_rows<K, R>(code, scale, codes, step, sum, start, total);
+      block_by_rows<K, R>(code, scale, codes, step, sum, halves, total);
       at += traits(K).sub + 64 * traits(K).bits;
       codes += R * kBlock;
       step += R;
       sum += R;
-      start += 2 * R;
+      halves += 2 * R;
     }
   }
   const int64_t column = tile * kTile, left = w.out - column;
@@ -165,37 +153,49 @@ void tile_by_chunk(const QuantLinear<T>& op, Rounded& x, int64_t tile, int64_t f
 }
 
 template <Quant K, typename T>
-void multiply(const QuantLinear<T>& op) {
-  Rounded x(op.rows, op.weight.blocks());
-  round_rows(op, traits(K).offset, x);
-  over_tiles(op.weight, chunks_of(op.rows), worth_threads(op.weight, op.rows), [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
-    const auto one = [&](int64_t tile, int64_t index) {
-      const Chunk chunk = chunk_at(op.rows, index);
-      switch (chunk.rows) {
-        case 8: return tile_by_chunk<K, kMost, T>(op, x, tile, chunk.first);
-        case 4: return tile_by_chunk<K, 4, T>(op, x, tile, chunk.first);
-        case 2: return tile_by_chunk<K, 2, T>(op, x, tile, chunk.first);
-        default: return tile_by_chunk<K, 1, T>(op, x, tile, chunk.first);
-      }
-    };
-    if (op.rows <= kMost) {  // weights come from memory: each tile once
-      for (int64_t tile = first; tile < last; ++tile)
-        for (int64_t index = begin; index < end; ++index) one(tile, index);
-    } else {  // the job's weights stay in the L2 cache, a chunk of x in the L1 cache
-      for (int64_t index = begin; index < end; ++index)
-        for (int64_t tile = first; tile < last; ++tile) one(tile, index);
+void tiles(const QuantLinear<T>& op, const Rounded& x, int64_t first, int64_t last, int64_t begin, int64_t end) {
+  const auto one = [&](int64_t tile, int64_t index) {
+    const Chunk chunk = chunk_at(op.rows, index);
+    switch (chunk.rows) {
+      case 8: return tile_by_chunk<K, kMost, T>(op, x, tile, chunk.first);
+      case 4: return tile_by_chunk<K, 4, T>(op, x, tile, chunk.first);
+      case 2: return tile_by_chunk<K, 2, T>(op, x, tile, chunk.first);
+      default: return tile_by_chunk<K, 1, T>(op, x, tile, chunk.first);
     }
+  };
+  if (op.rows <= kMost) {  // weights come from memory: each tile once
+    for (int64_t tile = first; tile < last; ++tile)
+      for (int64_t index = begin; index < end; ++index) one(tile, index);
+  } else {  // the job's weights stay in the L2 cache, a chunk of x in the L1 cache
+    for (int64_t index = begin; index < end; ++index)
+      for (int64_t tile = first; tile < last; ++tile) one(tile, index);
+  }
+}
+
+template <typename T>
+void multiply(const QuantLinear<T>& op) {
+  const int64_t blocks = op.weight.blocks(), chunks = chunks_of(op.rows);
+  Scratch<char> memory(rounded_bytes(op.rows * blocks));
+  const Rounded x = rounded_at(memory.get(), op.rows, blocks);
+  parallel_for(chunks, op.rows * op.weight.in > 16384, [&](int64_t chunk) { round_chunk(op, x, chunk, 0, blocks); });
+  with_kind(op.weight.kind, [&](auto kind) {
+    over_tiles(op.weight, chunks, worth_threads(op.weight, op.rows), [&](int64_t first, int64_t last, int64_t begin, int64_t end) {
+      tiles<decltype(kind)::value, T>(op, x, first, last, begin, end);
+    });
   });
 }
 
 }  // namespace
 
-#define DEFINE(T)                                                                                           \
-  void quant_linear(const QuantLinear<T>& op) {                                                             \
-    with_kind(op.weight.kind, [&](auto kind) { multiply<decltype(kind)::value, T>(op); });                  \
-  }
+void quant_linear(const QuantLinear<float>& op) { multiply(op); }
+void quant_linear(const QuantLinear<bf16>& op) { multiply(op); }
 
-DEFINE(float)
-DEFINE(bf16)
+int64_t quant_chunks(int64_t rows) { return chunks_of(rows); }
+void quant_round(const QuantLinear<float>& op, const Rounded& x, int64_t chunk, int64_t from, int64_t to) {
+  round_chunk(op, x, chunk, from, to);
+}
+void quant_tiles(const QuantLinear<float>& op, const Rounded& x, int64_t first, int64_t last, int64_t begin, int64_t end) {
+  with_kind(op.weight.kind, [&](auto kind) { tiles<decltype(kind)::value, float>(op, x, first, last, begin, end); });
+}
 
 }  // namespace mix::ISA
