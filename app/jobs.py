@@ -5,12 +5,14 @@ same log, at any time, from any point on. Cancelling takes effect after the curr
 `finally` blocks restore the world.
 """
 
+import asyncio
 import enum
 import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,8 +62,11 @@ class Job:
     of: int = 0
     events: list[Any] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
+    _since: float = 0.0
+    _first: int = 0
     _cancel: threading.Event = field(default_factory=threading.Event)
     _skip: threading.Event = field(default_factory=threading.Event)
+    _listeners: list[Callable[[], None]] = field(default_factory=list)
     _ended: Callable[["Job"], None] = lambda job: None  # told of the end before those who wait for it
 
     def say(self, event: Any) -> None:
@@ -70,9 +75,12 @@ class Job:
             if type(event).__name__ in PREVIEWS:
                 self._forget_previews()
             if hasattr(event, "step") and hasattr(event, "of"):
+                if event.of != self.of or event.step < self.done:
+                    self._since = time.time()  # another kind of work: loading and denoising run at their own speeds
+                    self._first = event.step
                 self.done, self.of = event.step, event.of
             self.events.append(event)
-            self._changed.notify_all()
+            self._wake()
 
     def _forget_previews(self) -> None:
         for i, old in enumerate(self.events):
@@ -90,7 +98,12 @@ class Job:
             if status.final:
                 self.ended = time.time()
                 self._ended(self)
-            self._changed.notify_all()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.notify_all()
+        for listener in tuple(self._listeners):
+            listener()
 
     def cancel(self) -> None:
         """Ask for the end; a running job ends after its current event."""
@@ -110,6 +123,40 @@ class Job:
         asked = self._skip.is_set()
         self._skip.clear()
         return asked
+
+    @contextmanager
+    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call `listener` at every change, on the thread that makes it: for those who must not block, see `afollow`."""
+        with self._changed:
+            self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._listeners.remove(listener)
+
+    async def afollow(self, start: int = 0, timeout: float | None = None) -> AsyncIterator[tuple[int, Any]]:
+        """As `follow`, without a thread that waits: a server may have hundreds of followers."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the follower's loop has ended before it could take its name off
+                loop.call_soon_threadsafe(changed.set)
+
+        with self.listening(wake):
+            at = start
+            while True:
+                changed.clear()
+                while at < len(self.events):
+                    if (event := self.events[at]) is not None:
+                        yield at, event
+                    at += 1
+                if self.status.final and at >= len(self.events):
+                    return
+                try:
+                    await asyncio.wait_for(changed.wait(), timeout)
+                except asyncio.TimeoutError:
+                    yield at, None
 
     def follow(self, start: int = 0, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
         """(number, event) from `start` on, until the job ends; (number, None) when `timeout` passes without one."""
@@ -134,9 +181,10 @@ class Job:
     @property
     def remaining(self) -> float | None:
         """Seconds left, estimated from the progress so far; None where nothing can be said."""
-        if self.started is None or not self.done or not self.of or self.status.final:
+        done = self.done - self._first
+        if self.started is None or done <= 0 or self.status.final:
             return None
-        return (time.time() - self.started) * (self.of - self.done) / self.done
+        return (time.time() - self._since) * (self.of - self.done) / done
 
 
 class Worker:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.catalog import Catalog, Model
 from app.settings import Settings
+from kernels.memory import release_freed_memory
 
 if TYPE_CHECKING:
     from ppdiffusers.models.controlnet import ControlNetModel
@@ -132,12 +133,17 @@ class Runtime:
         self._loaded[key] = (size, value)
 
     def _make_room(self, size: int) -> None:
+        dropped = False
         while self._loaded and self.used + size > self.budget:
             self._loaded.popitem(last=False)
+            dropped = True
+        if dropped:
+            release_freed_memory()
 
     def relieve(self) -> None:
         """Let go of everything loaded: memory ran out, or the user asks for it."""
         self._loaded.clear()
+        release_freed_memory()
 
     def loaded(self) -> list[str]:
         """Names of what is in memory."""

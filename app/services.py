@@ -33,6 +33,15 @@ PLACES = {
     "grid": "app.services_grid",
     "download": "app.services_download",
 }
+# kind -> its params class.
+PARAMS = {
+    "generate": "app.requests:GenerateParams",
+    "enlarge": "app.requests_enlarge:EnlargeParams",
+    "qr": "app.requests_qr:QrParams",
+    "blend": "app.requests_blend:BlendParams",
+    "grid": "app.requests_grid:GridParams",
+    "download": "app.requests_download:DownloadParams",
+}
 NETWORK = frozenset({"download"})  # these do not need the device and run beside its jobs
 _services: dict[str, Service] = {}
 
@@ -74,6 +83,16 @@ def service_of(kind: str) -> Service:
     if kind not in _services:
         raise ValueError(f"there is no kind of job called {kind!r}; there are {', '.join(PLACES)}")
     return _services[kind]
+
+
+def kinds() -> dict[str, type[Params]]:
+    """Every kind of job that can be submitted, with its params class."""
+    found: dict[str, type[Params]] = {}
+    for kind, place in PARAMS.items():
+        module, _, name = place.partition(":")
+        if find_spec(module) is not None and find_spec(PLACES[kind]) is not None:
+            found[kind] = getattr(import_module(module), name)
+    return found
 
 
 def run(studio: "Studio", params: Params) -> Iterator[Any]:
