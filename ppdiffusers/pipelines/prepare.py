@@ -86,7 +86,8 @@ def start(bundle: Bundle, request: Request, place: Canvas | None) -> Start:
     if place is None:
         return Start(extra=_blank(bundle, request))
     image = pixels.to_tensor([place.picture])
-    latents = bundle.encode(image)
+    given = request.given
+    latents = bundle.encode(image) if given is None or given.init_latents is None else given.init_latents
     if place.mask is None or request.mask is None:
         return Start(latents, extra=_picture_channels(bundle, latents, image, None))
     extra = _picture_channels(bundle, latents, image, pixels.mask_tensor(place.mask).round())

@@ -163,8 +163,10 @@ class Refine:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Given:
-    """What a caller has computed before: unit noise to start from, or texts already encoded (one row a picture)."""
+    """What a caller has computed before: unit noise to start from, texts already encoded (one row a picture), or the
+    latents of image-to-image, which are then not encoded from its picture."""
 
+    init_latents: "Tensor | None" = None  # (1 or B, C, Y/8, X/8), scaled
     latents: "Tensor | None" = None  # (B, C, Y/8, X/8), standard normal, as diffusers takes them
     prompt_embeds: "Tensor | None" = None  # (B, L, D)
     negative_prompt_embeds: "Tensor | None" = None

@@ -1,0 +1,79 @@
+"""Pictures into the model's space and back without losing what the autoencoder cannot hold.
+
+An autoencoder blurs. What it loses, the photo minus its round trip, is kept beside the latents, mixed with the same
+shares, and laid over what is decoded: at the ends of a blend the photos come back exactly. Latents may be of a smaller
+copy than the result; then everything finer travels as residual.
+
+Y X height and width of the result; pictures (Y, X, 3) float32 in [0, 1].
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from ppdiffusers.pipelines.bundle import Bundle
+
+TRUST = 0.18  # a change of colour at which the old detail is mostly dropped
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """A picture as latents (1, C, y, x) and what they miss (Y, X, 3)."""
+
+    latents: Tensor
+    residual: np.ndarray
+
+
+def work_size(bundle: Bundle, size: tuple[int, int]) -> tuple[int, int]:
+    """The (width, height) that the model works at: the result's shape, about the area it was made for."""
+    levels = len(bundle.unet.config.block_out_channels)
+    multiple = bundle.factor * 2 ** (levels - 1)
+    side = int(bundle.unet.config.sample_size or 64) * bundle.factor
+    scale = min(1.0, side / (size[0] * size[1]) ** 0.5)
+    width, height = (max(multiple, 64, round(n * scale / multiple) * multiple) for n in size)
+    return width, height
+
+
+def carry(bundle: Bundle, picture: np.ndarray, work: tuple[int, int]) -> Carried:
+    """Encode the picture at (width, height) `work`, and keep what that loses."""
+    small = cv2.resize(picture, work, interpolation=cv2.INTER_AREA)
+    planes = np.ascontiguousarray(small.transpose(2, 0, 1)[None]) * 2 - 1
+    latents = bundle.encode(paddle.to_tensor(planes.astype(np.float32)))
+    return Carried(latents, picture - decoded(bundle, latents, (picture.shape[1], picture.shape[0])))
+
+
+def decoded(bundle: Bundle, latents: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """The latents' picture (Y, X, 3) at the result's (width, height); not clipped, so that residuals stay exact."""
+    planes = bundle.decode(latents).astype("float32").numpy()[0].transpose(1, 2, 0)
+    return cv2.resize((planes + 1) / 2, size, interpolation=cv2.INTER_CUBIC)
+
+
+def returned(
+    bundle: Bundle, begun: Tensor, ended: Tensor, residual: np.ndarray, base: np.ndarray | None = None
+) -> np.ndarray:
+    """The picture of latents that were changed from `begun` to `ended`, with the residual laid over it.
+
+    Where little was changed the detail belongs there and is kept; where much was changed it would be a ghost of what
+    was there before, and is dropped. base: the picture of `begun`, where it is known.
+    """
+    size = residual.shape[1], residual.shape[0]
+    before = decoded(bundle, begun, size) if base is None else base
+    if ended is begun:
+        return before + residual
+    after = decoded(bundle, ended, size)
+    change = cv2.GaussianBlur(np.abs(after - before).mean(axis=2), (0, 0), max(size) / 96)
+    trust = np.exp(-((change / TRUST) ** 2))[..., None]
+    return after + trust * residual
+
+
+def to_rows(latents: Tensor) -> np.ndarray:
+    """(1, C, y, x) -> (y, x, C), as bands are mixed."""
+    return np.ascontiguousarray(latents.astype("float32").numpy()[0].transpose(1, 2, 0))
+
+
+def to_latents(rows: np.ndarray) -> Tensor:
+    """(y, x, C) -> (1, C, y, x)."""
+    return paddle.to_tensor(np.ascontiguousarray(rows.transpose(2, 0, 1)[None]).astype(np.float32))
