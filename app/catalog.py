@@ -178,8 +178,11 @@ class Catalog:
                 yield self._model(path, kind, folder, embedded)
 
     def _walk_below(self, path: Path, kind: str, top: Path, embedded: bool) -> Iterator[Model]:
-        for model in self._walk(path, kind, embedded):
-            yield replace(model, name=f"{path.relative_to(top).as_posix()}/{model.name}")
+        within, models = path.relative_to(top).as_posix(), [*self._walk(path, kind, embedded)]
+        if kind == "llm" and len(models) == 1 and models[0].path.suffix == ".gguf":  # a folder for one file, its name
+            models, within = [replace(models[0], name=within.rpartition("/")[2])], within.rpartition("/")[0]
+        for model in models:
+            yield replace(model, name=f"{within}/{model.name}" if within else model.name)
 
     def _model(self, path: Path, kind: str, top: Path, embedded: bool) -> Model:
         from app.models.sidecars import preview_of, read_info

@@ -63,6 +63,9 @@ class Added:
     name: str
     words: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.words or self.kind}) is in {self.path.parent}"
+
 
 Work = Generator[Event | Added, None, None]
 
