@@ -15,6 +15,7 @@ from app import settings as setting
 from app import styles
 from app.catalog import Catalog
 from app.jobs import Job, Worker
+from app.llm_host import LLMHost
 from app.requests import Params, sentence
 from app.runtime import Runtime
 from app.services import NETWORK, Saved, run, service_of
@@ -29,6 +30,7 @@ class Studio:
         self.settings = settings
         self.catalog = Catalog(settings)
         self.runtime = Runtime(settings, self.catalog)
+        self.llms = LLMHost(self.catalog)
         self.store = Store(settings.outputs)
         record = self.store.record
         self.worker = Worker(
@@ -46,6 +48,7 @@ class Studio:
         """Cancel what runs and close the catalogue."""
         self.worker.stop()
         self.network.stop()
+        self.llms.close()
         self.store.close()
 
     def __enter__(self) -> "Studio":

@@ -1,4 +1,4 @@
-"""What OpenAI's clients send, checked at the border. Fields that we do not know are ignored, as servers of others do."""
+"""What OpenAI's clients send, checked at the border. Fields that we do not know are ignored: clients send many."""
 
 from typing import Any, Literal
 

@@ -192,7 +192,7 @@ class Engine:
         with self._changed:
             if self._stopping:
                 raise Busy("this engine has been stopped", 1)
-            there = len(self._new) + len(scheduler.waiting) + len(scheduler.running)
+            there = sum(not t.cancelled for t in (*self._new, *list(scheduler.waiting), *list(scheduler.running)))
             if there >= scheduler.max_running + self.max_waiting:
                 seconds = max(1, round(self._pace * (1 + self.max_waiting / scheduler.max_running)))
                 raise Busy(f"{there} requests are served or waiting already; try again in {seconds} s", seconds)
