@@ -11,6 +11,7 @@ PUBLIC = {
     "METHODS": "mix.appflow.blend.request",
     "SHAPES": "mix.appflow.blend.request",
     "Blend": "mix.appflow.blend.run",
+    "Blended": "mix.appflow.blend.run",
     "BlendRequest": "mix.appflow.blend.request",
     "Guide": "mix.appflow.blend.request",
     "balances": "mix.appflow.blend.request",

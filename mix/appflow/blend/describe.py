@@ -4,14 +4,15 @@ import hashlib
 
 import PIL.Image
 
-from mix.appflow.blend.align import Pair
 from mix.appflow.blend.request import BlendRequest
 from ppdiffusers.pipelines.bundle import Bundle
 from ppdiffusers.pipelines.describe import version
 from ppdiffusers.pipelines.infotext import Infotext
 
+Photos = tuple[PIL.Image.Image, PIL.Image.Image]
 
-def infotext(request: BlendRequest, bundle: Bundle | None, image: PIL.Image.Image, pair: Pair) -> str:
+
+def infotext(request: BlendRequest, bundle: Bundle | None, image: PIL.Image.Image, photos: Photos) -> str:
     """Prompt, negative prompt and one line of parameters. The photos are told by a hash of what of them is used."""
     values: dict[str, object] = {
         "Blend": request.method,
@@ -39,7 +40,7 @@ def infotext(request: BlendRequest, bundle: Bundle | None, image: PIL.Image.Imag
         values["Model"] = bundle.name
     for i, guide in enumerate(request.guides):
         values[f"ControlNet {i}"] = f"Model: {guide.name}, Reads: {guide.reads}, Weight: {guide.weight:g}"
-    values |= {"Photo A": _digest(pair.a.tobytes()), "Photo B": _digest(pair.b.tobytes())}
+    values |= {f"Photo {name}": _digest(photo.tobytes()) for name, photo in zip("AB", photos, strict=True)}
     values["Version"] = f"MixStudio {version()}"
     return str(Infotext(request.prompt, request.negative, {key: str(value) for key, value in values.items()}))
 

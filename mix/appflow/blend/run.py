@@ -18,6 +18,7 @@ from mix.appflow.blend.carry import carry, returned, work_size
 from mix.appflow.blend.describe import infotext
 from mix.appflow.blend.draft import Draft, drafter, outline
 from mix.appflow.blend.request import BlendRequest, balances
+from mix.appflow.similarity import likeness
 from ppdiffusers.pipelines.adapters import Library
 from ppdiffusers.pipelines.bundle import Bundle
 from ppdiffusers.pipelines.event import Event, Image, Latents, Note, Preview, Progress
@@ -27,6 +28,15 @@ from ppdiffusers.pipelines.run import Meter, run
 
 LEAST = 0.03  # a strength below which nothing is painted anew
 SHARE = {"latent": 1.0, "structure+look": 0.7, "composite": 1.0, "dissolve": 0.0}  # of the strength that is asked for
+
+
+@dataclass(frozen=True)
+class Blended(Image):
+    """A finished blend, its balance, and how like each photo it is, 0 to 1 (see `similarity.likeness`)."""
+
+    balance: float = 0.5
+    like_a: float = 0.0
+    like_b: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +51,15 @@ class Blend:
 
     def __call__(self, request: BlendRequest) -> PIL.Image.Image:
         """The finished blend."""
-        return next(event.image for event in self.stream(request) if isinstance(event, Image))
+        return next(event.image for event in self.stream(request) if isinstance(event, Blended))
 
     def stream(self, request: BlendRequest) -> Iterator[Event]:
         """The blend at the request's balance."""
         return self.strip(request, (request.balance,))
 
     def strip(self, request: BlendRequest, at: int | Sequence[float] = 5) -> Iterator[Event]:
-        """The blend at several balances, as one job: evenly spaced ones, or the given. An `Image` event's index is the
-        balance's place."""
+        """The blend at several balances, as one job: evenly spaced ones, or the given. Ends with a `Blended` for each,
+        its index being the balance's place."""
         wanted = balances(at) if isinstance(at, int) else tuple(at)
         return self._run([request.at(balance) for balance in wanted])
 
@@ -62,14 +72,17 @@ class Blend:
             yield Note(note)
         yield meter.tick("aligning")
         draft_at = drafter(first, pair, self.bundle)
+        photos = to_image(pair.a), to_image(pair.b)
         yield meter.tick("mixing")
         for index, request in enumerate(requests):
             draft = draft_at(request.balance)
             yield Preview(meter.done, (_small(draft.picture),))
             picture = yield from _painted(self, request, draft, meter)
             image = to_image(picture)
+            like = tuple(round(likeness(image, photo), 3) for photo in photos)
+            text = infotext(request, self.bundle, image, photos)
             yield meter.tick("finishing")
-            yield Image(image, index, request.seed, infotext(request, self.bundle, image, pair))
+            yield Blended(image, index, request.seed, text, None, request.balance, *like)
 
 
 def _told(bundle: Bundle | None, request: BlendRequest) -> Iterator[Note]:
