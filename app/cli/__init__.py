@@ -12,6 +12,7 @@ from app import __version__, environment
 # PASSES_ON = True: then run finds them in args.rest.
 COMMANDS = {
     "generate": ("app.cli.generate", "make pictures from text, or from a picture and text, with your checkpoint"),
+    "chat": ("app.cli.chat", "talk to a language model, in a dialogue or through a pipe"),
     "train": ("app.cli.train", "a LoRA from a folder of pictures; also whole models, ControlNets, words"),
     "doctor": ("app.cli.doctor", "what is installed, which device and kernels are used, and why others are not"),
     "test": ("app.cli.test", "run the project's tests (arguments go to pytest)"),
