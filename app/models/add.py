@@ -164,7 +164,7 @@ def _on_disk(text: str, options: Options) -> Path | None:
     with suppress(OSError, ValueError):
         if path.exists():
             return path.absolute()
-    if looks or (path.suffix.lower() in KINDS and "://" not in text and text.count("/") != 1 and text.count("/") < 3):
+    if looks or (path.suffix.lower() in KINDS and "/" not in text):
         raise ValueError(f"there is no file or folder {path}")
     return None
 

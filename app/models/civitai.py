@@ -93,11 +93,11 @@ def parse(text: str) -> Ref | None:
         return Ref(int(air[1]), int(air[2] or 0))
     if not re.match(r"(https?://)?(www\.)?civitai\.", text):
         return None
-    with suppress(httpx.InvalidURL, ValueError):
+    try:
         url = httpx.URL(text if "://" in text else f"https://{text}")
-        if url.host in SITES:
-            return _parse_url(url)
-    return None
+    except httpx.InvalidURL:
+        return None
+    return _parse_url(url) if url.host in SITES else None
 
 
 def _parse_url(url: httpx.URL) -> Ref:

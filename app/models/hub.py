@@ -20,7 +20,7 @@ from app.models.wire import Refused, get_json
 MOST_FILES = 20_000
 LARGEST_CONFIG = 5_000_000
 NAME = r"[A-Za-z0-9][\w.-]{0,95}"
-REPO = re.compile(rf"(?P<repo>{NAME}/{NAME})(?:@(?P<revision>[\w./-]+?))?(?:/(?P<path>[^@]+))?")
+REPO = re.compile(rf"(?P<repo>{NAME}/{NAME})(?:@(?P<revision>refs/pr/\d+|[\w.-]+))?(?:/(?P<path>[^@]+))?")
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model", "pytorch_lora_weights")
 # Diffusers components that pictures need; the safety checker, Flax, ONNX and OpenVINO twins are left where they are.
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -105,7 +105,7 @@ def _parse_url(text: str, hub: str) -> Source | None:
         return None
     if url.host not in (httpx.URL(hub).host, "huggingface.co", "www.huggingface.co", "hf.co"):
         return None
-    found = re.fullmatch(rf"/({NAME}/{NAME})(?:/(?:tree|blob|resolve|raw)/([^/]+)(?:/(.+))?)?/?", url.path)
+    found = re.fullmatch(rf"/({NAME}/{NAME})(?:/(?:tree|blob|resolve|raw)/(refs/pr/\d+|[^/]+)(?:/(.+))?)?/?", url.path)
     if not found:
         raise ValueError(
             f"{url.host}{url.path} is no model's page; take the address of a model, its folder or its file"
