@@ -45,7 +45,7 @@ class PrefixEncoder(nn.Layer):
             hidden = config.encoder_hidden_size or width
             layers = [Linear(width, hidden), Linear(hidden, out)]
             for i, layer in enumerate(layers):
-                leaves = (layer.weight, cast(Tensor, layer.bias))
+                leaves: tuple[Any, ...] = (layer.weight, layer.bias)
                 bound = leaves[0].shape[0] ** -0.5 * (0.0 if zero and i else 1.0)
                 for leaf in leaves:
                     drawn = draws.generator("prefix", i, leaf.ndim).uniform(-bound, bound, leaf.shape)
