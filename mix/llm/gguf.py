@@ -146,6 +146,11 @@ class GGUF:
         }
 
     @property
+    def quantised(self) -> bool:
+        """Whether any tensor is stored as blocks that share a scale."""
+        return any(stored.blocks.numbers > 1 for stored in self.stored.values())
+
+    @property
     def dtypes(self) -> dict[str, str]:
         return dict.fromkeys(self.places, "F32")
 

@@ -112,10 +112,16 @@ class Parts:
 
     def part(self, role: str) -> Any:
         """The part of that role, whoever plays it now."""
+        above, name = self.place(role)
+        return above[name]
+
+    def place(self, role: str) -> tuple[dict[str, Any], str]:
+        """Where the part of that role is kept: the sub-layers of the layer above it, and its name there."""
+        *above, name = self._places[role]
         at: Any = self
-        for step in self._places[role]:
+        for step in above:
             at = at._sub_layers[step]
-        return at
+        return at._sub_layers, name
 
 
 class Block(Parts, nn.Layer):

@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import paddle
+
 from mix.llm.config import DecoderConfig
+from mix.llm.gguf import GGUF, open_gguf
 from mix.llm.model import CausalLM
 from mix.llm.names import plan_for
+from mix.llm.quantized import AS_STORED, KINDS, fill_quantised
 from mix.llm.sampling import GenerationConfig
 from ppdiffusers.weights.file import open_tensors, read_json
 from ppdiffusers.weights.plan import Readable, drain, iter_plan
@@ -21,8 +25,11 @@ class AutoModelForCausalLM:
     ) -> CausalLM:
         """The model in a Hugging Face folder, or in a .gguf file, ready for inference.
 
-        `dtype` "float32", "bfloat16" or "float16"; None keeps the file's (a GGUF file's numbers become float32).
-        `pack` keeps the weights only in the layout of the fast kernels. ValueError says what is wrong with the files.
+        `dtype` "float32", "bfloat16" or "float16"; None or "auto" keeps the file's. The quantised matrices of a GGUF
+        file then stay quantised in memory, as they are in the file, where the CPU computes (elsewhere they become
+        bfloat16). "int8", "int4" (in groups of 128), "q8_0", "q5_1", "q5_0", "q4_1" or "q4_0" round matrices and token
+        vectors to that while they are read; with 4 or 5 bits the token vectors keep 8.
+        `pack` keeps dense weights only in the layout of the fast kernels. ValueError says what is wrong with the files.
         """
         return drain(cls.load(path, dtype, variant=variant, pack=pack))
 
@@ -31,8 +38,6 @@ class AutoModelForCausalLM:
         """As `from_pretrained`, but a generator that yields (tensors done, of, name) and returns the model."""
         path = Path(path)
         if path.suffix.lower() == ".gguf":
-            from mix.llm.gguf import open_gguf
-
             with open_gguf(path) as file:
                 model = yield from fill(CausalLM.empty(DecoderConfig.from_dict(file.config())), file, path.name, dtype)
                 model.generation_config = _generation(file.config())
@@ -55,9 +60,17 @@ class AutoModelForCausalLM:
 
 
 def fill(model: CausalLM, file: Readable, source: str, dtype: str | None) -> Any:
-    """Read all weights, telling progress; the model."""
-    plan = plan_for(model, file, source)
-    yield from iter_plan(plan, file, model, dtype)
+    """Read all weights, telling progress; the model. `dtype` as for `from_pretrained`."""
+    plan, dtype = plan_for(model, file, source), None if dtype == "auto" else dtype
+    if dtype in KINDS:
+        yield from fill_quantised(model, file, plan, str(dtype), "float32")
+    elif dtype is None and isinstance(file, GGUF) and file.quantised:
+        if str(paddle.get_device()).startswith("cpu"):
+            yield from fill_quantised(model, file, plan, AS_STORED, "float32")
+        else:
+            yield from iter_plan(plan, file, model, "bfloat16")
+    else:
+        yield from iter_plan(plan, file, model, dtype)
     return model.eval()
 
 

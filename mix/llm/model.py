@@ -13,10 +13,12 @@ import kernels
 from mix.llm.cache import CacheLayout, KVCache
 from mix.llm.config import DecoderConfig, Learned, Rope
 from mix.llm.context import Batch, Context, Pack
+from mix.llm.fused import Fused, fuse
 from mix.llm.generate import Generating
 from mix.llm.layers import Block, Parts, TiedHead, make_linear, make_norm
 from mix.llm.names import spell_for
 from mix.llm.positions import Angles
+from mix.llm.quantized import QuantizedEmbedding, refuse_saving
 from ppdiffusers.models.layers import Linear, pack, plus
 from ppdiffusers.models.pretrained import Pretrained
 from ppdiffusers.weights.dtype import paddle_name
@@ -68,6 +70,7 @@ class CausalLM(Generating, Parts, Pretrained):
         head = TiedHead(self.part("embed")) if config.tied else make_linear(config, width, config.vocab_size, False)
         self.put("head", head)
         self._angles = Angles(config.positions) if isinstance(config.positions, Rope) else None
+        self._fused: Fused | str | None = None
 
     @classmethod
     def from_config(cls, config: DecoderConfig | Mapping[str, Any]) -> "Self":
@@ -89,7 +92,17 @@ class CausalLM(Generating, Parts, Pretrained):
 
     @property
     def dtype(self) -> paddle.dtype:
-        return self.part("embed").weight.dtype
+        """Of what goes through the layers, whatever the weights are stored as."""
+        embed = self.part("embed")
+        return getattr(paddle, embed.numbers) if isinstance(embed, QuantizedEmbedding) else embed.weight.dtype
+
+    def fused(self) -> Fused | str:
+        """The layers as one op for tokens over a cache, or why that is not possible: a sentence."""
+        if isinstance(self._fused, Fused) and not self._fused.fits():
+            self._fused = None
+        if self._fused is None or isinstance(self._fused, str):
+            self._fused = fuse(self.config, self.blocks)
+        return self._fused
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -124,7 +137,7 @@ class CausalLM(Generating, Parts, Pretrained):
         h = self.embed(input_ids, inputs_embeds)
         if context is None:
             context = make_context(h, attention_mask, position_ids, cu_seqlens)
-        h, states = self.trunk(h, context)
+        h, states = self.trunk(h, context, output_hidden_states)
         if keep is not None:
             h = paddle.index_select(h.reshape([1, -1, h.shape[-1]]), keep, axis=1)
         logits = self.head(h)
@@ -148,9 +161,9 @@ class CausalLM(Generating, Parts, Pretrained):
             )
         return self.part("embed")(ids)
 
-    def trunk(self, h: Tensor, context: Context) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """All layers: (what the head reads, the states before each layer)."""
-        c, states = self.config, []
+    def trunk(self, h: Tensor, context: Context, wants_states: bool = True) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """All layers: (what the head reads, the states before each layer if they are wanted)."""
+        c = self.config
         if isinstance(c.positions, Learned) and context.longest > c.positions.size:
             raise ValueError(
                 f"{context.longest} tokens are too many, this model has {c.positions.size} positions; shorten the text"
@@ -162,10 +175,21 @@ class CausalLM(Generating, Parts, Pretrained):
         if c.embed_norm:
             h = self.part("embed_norm")(h)
         angles = self._angles.at(context.positions, context.longest) if self._angles else None
+        h, states = self._layers(h, context, angles, wants_states)
+        return (self.part("norm")(h) if c.final_norm else h), states
+
+    def _layers(
+        self, h: Tensor, context: Context, angles: tuple[Tensor, Tensor] | None, wants_states: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if not (wants_states or paddle.is_grad_enabled() or angles is None or (pages := getattr(context, "pages", None)) is None):
+            fused = self.fused()
+            if isinstance(fused, Fused):
+                return fused.run(h, pages, angles), ()
+        states: list[Tensor] = []
         for block in self.blocks:
             states.append(h)
             h = block(h, context, angles)
-        return (self.part("norm")(h) if c.final_norm else h), tuple(states)
+        return h, tuple(states)
 
     def head(self, h: Tensor) -> Tensor:
         """(B, L, C) -> scores (B, L, V)."""
@@ -183,8 +207,10 @@ class CausalLM(Generating, Parts, Pretrained):
     def save_pretrained(self, folder: str | Path, variant: str | None = None, dtype: str | None = None) -> None:
         """Write config.json and safetensors as transformers reads them: the same names, the same bits, fused ones kept.
 
-        `dtype` casts the weights on the way. Raises ValueError when a weight is not finite or the disk is full.
+        `dtype` casts the weights on the way. Raises ValueError when a weight is not finite or quantised, or the disk is
+        full.
         """
+        refuse_saving(self)
         folder, name = Path(folder), f"model.{variant}" if variant else "model"
         write_tensors(folder / f"{name}.safetensors", entries_of(self, spell_for(self, self.config), dtype), {})
         config = self.config.to_dict() | {"torch_dtype": dtype or paddle_name(self.dtype)}

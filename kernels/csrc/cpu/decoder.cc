@@ -14,7 +14,7 @@ namespace {
 #define INLINE static inline __attribute__((always_inline))
 constexpr float kLog2e = 1.44269504088896341f;
 constexpr int64_t kSteps = 14;    // most that a layer has
-constexpr int kPatience = 20000;  // looks at a flag before a waiting thread gives its CPU away, some 100 microseconds
+constexpr int kPatience = 1000;  // looks at a flag before a waiting thread gives its CPU away, some 20 microseconds
 
 // Threads that go through the same steps together. A step is jobs, taken by whoever is free, and then a barrier.
 class Team {
