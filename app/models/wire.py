@@ -98,7 +98,7 @@ def _asked(access: Access, url: httpx.URL, headers: Mapping[str, str]) -> Iterat
     headers = {"User-Agent": f"MixStudio/{__version__}"} | dict(headers) | access.credentials(url)
     proxy = access.proxy(url)
     timeout = httpx.Timeout(access.timeout, connect=min(15.0, access.timeout))
-    with httpx.Client(verify=_certificates(), trust_env=False, proxy=proxy or None, timeout=timeout) as client:
+    with _client(proxy, timeout) as client:
         try:
             response = _send(client, url, headers, access.addresses(url))
         except httpx.TransportError as why:
@@ -109,6 +109,14 @@ def _asked(access: Access, url: httpx.URL, headers: Mapping[str, str]) -> Iterat
             raise ConnectionFailed(f"the connection to {url.host} broke ({_reason(why)})") from None
         finally:
             response.close()
+
+
+def _client(proxy: str, timeout: httpx.Timeout) -> httpx.Client:
+    """Nothing is taken from the environment but the certificates and the proxy, which is looked up elsewhere."""
+    try:
+        return httpx.Client(verify=_certificates(), trust_env=False, proxy=proxy or None, timeout=timeout)
+    except (ImportError, ValueError) as why:
+        raise ValueError(f"the proxy that the environment names cannot be used ({_reason(why)})") from None
 
 
 def _send(client: httpx.Client, url: httpx.URL, headers: dict[str, str], addresses: list[str]) -> httpx.Response:
