@@ -181,10 +181,10 @@ class CausalLM(Generating, Parts, Pretrained):
     def _layers(
         self, h: Tensor, context: Context, angles: tuple[Tensor, Tensor] | None, wants_states: bool
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        if not (wants_states or paddle.is_grad_enabled() or angles is None or (pages := getattr(context, "pages", None)) is None):
-            fused = self.fused()
-            if isinstance(fused, Fused):
-                return fused.run(h, pages, angles), ()
+        one_op = not wants_states and not paddle.is_grad_enabled() and angles is not None
+        pages = getattr(context, "pages", None) if one_op else None
+        if pages is not None and isinstance(fused := self.fused(), Fused):
+            return fused.run(h, pages, cast(Any, angles)), ()
         states: list[Tensor] = []
         for block in self.blocks:
             states.append(h)
