@@ -20,7 +20,7 @@ import httpx
 from app.models import civitai, disk, hub, smollm2
 from app.models.access import Access, shown
 from app.models.check import KINDS, WEIGHTS, Identity, identify, kind_of
-from app.models.fetch import Event, Wanted, fetch, sweep
+from app.models.fetch import Event, Wanted, check_room, fetch, sweep
 from app.models.places import INCOMING, folder_for, free_name, incoming, move, safe_name
 from app.models.sidecars import from_civitai
 from app.models.wire import Refused, opened
@@ -328,6 +328,8 @@ def _get_hub(chosen: hub.Selection, task: Task) -> Work:
     what = json.dumps([source.repo, chosen.commit, sorted(e.path for e in chosen.files)])
     stage = incoming(task.settings, f"hub-{hashlib.sha256(what.encode()).hexdigest()[:16]}")
     folder = stage / "model"
+    there = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder.is_dir() else 0
+    check_room(stage, source.repo, chosen.size - there)
     done = 0
     for entry in chosen.files:
         path = folder / chosen.relative(entry)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from app.models.check import CHUNK, KINDS, kind_of
-from app.models.fetch import SPARE, Event
+from app.models.fetch import Event, check_room
 from app.models.sidecars import base_of, sidecars_of
 from ppdiffusers.pipelines.event import Note, Progress
 
@@ -68,9 +68,7 @@ def _take_file(source: Path, target: Path, copy: bool) -> Generator[Event, None,
             os.link(source, target)
             return
     size, done = source.stat().st_size, 0
-    free = shutil.disk_usage(target.parent).free
-    if size + SPARE > free:
-        raise ValueError(f"{source.name} needs {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free in {target.parent}")
+    check_room(target.parent, source.name, size)
     with source.open("rb") as reading, target.open("wb") as writing:
         while block := reading.read(CHUNK):
             writing.write(block)

@@ -124,8 +124,10 @@ def _lock(file: BinaryIO, name: str) -> None:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         raise ValueError(f"{name} is being downloaded by another MixStudio already") from None
+    except OSError:  # a file system without locks
+        return
 
 
 def without_token(link: str) -> str:
@@ -148,7 +150,9 @@ def fetch(wanted: Wanted, access: Access) -> Generator[Event, None, Path]:
     part = _Part(wanted)
     with part.held():
         yield from _insist(wanted, access, part)
-        yield from _finish(wanted, part)
+        yield from _check(wanted, part)
+    os.replace(part.path, wanted.target)  # after the lock is gone: some systems do not rename open files
+    part.notes.unlink(missing_ok=True)
     return wanted.target
 
 
@@ -209,7 +213,7 @@ def _attempt(wanted: Wanted, access: Access, part: _Part) -> Generator[Event, No
         if start is None:
             return
         _check_answer(wanted, response, total)
-        _check_room(wanted, total - start)
+        check_room(wanted.target.parent, wanted.target.name, total - start)
         part.note(_validator(response))
         with part.path.open("r+b") as file:
             file.truncate(start)
@@ -276,12 +280,14 @@ def _what(response: httpx.Response, page: bool) -> str:
     return "a JSON text"
 
 
-def _check_room(wanted: Wanted, needed: int) -> None:
-    free = shutil.disk_usage(wanted.target.parent).free
+def check_room(folder: Path, name: str, needed: int) -> None:
+    """ValueError when the disk under a folder has no room for so many bytes more."""
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    free = shutil.disk_usage(there).free
     if needed + SPARE > free:
         raise ValueError(
-            f"{wanted.target.name} needs {_mb(needed)} MB more, {_mb(max(0, free - SPARE))} MB are free in "
-            f"{wanted.target.parent}; make room and try again"
+            f"{name} needs {_mb(needed)} MB more, {_mb(max(0, free - SPARE))} MB are free in {there}; "
+            "make room and try again"
         )
 
 
@@ -348,8 +354,8 @@ def progress_words(wanted: Wanted, done: int, total: int, start: int, seconds: f
     return f"{wanted.target.name}: {_mb(done)}{of} MB{speed}"
 
 
-def _finish(wanted: Wanted, part: _Part) -> Generator[Event, None, None]:
-    """Check the whole and give it its name; what is wrong is thrown away, for it would be wrong next time too."""
+def _check(wanted: Wanted, part: _Part) -> Generator[Event, None, None]:
+    """Check the whole; what is wrong is thrown away, for it would be wrong next time too."""
     try:
         if not (yield from _is_right(wanted, part.path)):
             raise ValueError(
@@ -360,8 +366,6 @@ def _finish(wanted: Wanted, part: _Part) -> Generator[Event, None, None]:
     except ValueError as why:
         part.drop()
         raise ValueError(str(why).replace(part.path.name, wanted.target.name)) from None
-    os.replace(part.path, wanted.target)
-    part.notes.unlink(missing_ok=True)
 
 
 def _is_right(wanted: Wanted, path: Path) -> Generator[Event, None, bool]:

@@ -71,8 +71,8 @@ def move(source: Path, target: Path) -> Path:
 
 def to_trash(settings: Settings, path: Path) -> Path:
     """Move a model and the files beside it to the trash; where it is then. ValueError for one outside our folders."""
-    root = settings.models.resolve()
-    if root not in path.resolve().parents and root not in path.absolute().parents:
+    root = Path(os.path.abspath(settings.models))  # links are moved as they are, `..` is not believed
+    if root not in Path(os.path.abspath(path)).parents:
         raise ValueError(f"{path} is not in {root}; MixStudio only removes models from its own folder")
     bin_ = settings.models / TRASH / time.strftime("%Y-%m-%d")
     place = free_name(bin_, f"{path.parent.name}-{path.name}")
