@@ -281,7 +281,8 @@ def split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 def launch(arguments: Sequence[str]) -> int:
     """launch.py: help at once, anything else in a complete environment."""
     wish, rest = split(arguments)
-    if not wish and (not rest or rest[0] not in COMMANDS):
+    quick = rest[:1] in (["-h"], ["--help"], ["--version"])
+    if not wish and rest and (quick or not (rest[0] in COMMANDS or rest[0].startswith("-"))):
         return main(rest, prog="python launch.py")  # help, version or an unknown command: nothing to install
     try:
         python = ensure(ROOT, wish=wish, extras=frozenset({"dev"} if rest[:1] == ["test"] else ()))

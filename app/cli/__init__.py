@@ -11,12 +11,16 @@ from app import __version__, environment
 # Paddle inside run, so that help stays instant. Words that its parser does not know are an error, unless it sets
 # PASSES_ON = True: then run finds them in args.rest.
 COMMANDS = {
+    "studio": ("app.cli.studio", "the studio in the browser; what starts without a command"),
     "generate": ("app.cli.generate", "make pictures from text, or from a picture and text, with your checkpoint"),
+    "blend": ("app.cli.blend", "two photos made one, with a prompt if you like; or a strip from one to the other"),
     "chat": ("app.cli.chat", "talk to a language model, in a dialogue or through a pipe"),
     "train": ("app.cli.train", "a LoRA from a folder of pictures; also whole models, ControlNets, words"),
+    "models": ("app.cli.models", "which models there are; get more, check them, look them up"),
     "doctor": ("app.cli.doctor", "what is installed, which device and kernels are used, and why others are not"),
     "test": ("app.cli.test", "run the project's tests (arguments go to pytest)"),
 }
+DEFAULT = "studio"
 
 LAUNCHER = """
 options of launch.py, before the command:
@@ -30,7 +34,7 @@ def _overview(prog: str) -> str:
     rows = "\n".join(f"  {name:<{width}}{line}" for name, (_, line) in COMMANDS.items())
     tail = LAUNCHER if "launch.py" in prog else ""
     return (
-        f"usage: {prog} COMMAND [options]\n\nMixStudio: a multimodal generation studio on PaddlePaddle.\n\n"
+        f"usage: {prog} [COMMAND] [options]\n\nMixStudio: a multimodal generation studio on PaddlePaddle.\n\n"
         f"commands:\n{rows}\n{tail}\n`{prog} COMMAND --help` tells the options of a command.\n"
     )
 
@@ -38,12 +42,14 @@ def _overview(prog: str) -> str:
 def main(argv: Sequence[str] | None = None, prog: str = "mixstudio") -> int:
     """Run one command; 0 success, 1 the command failed, 2 it was called wrongly, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
+    if words[:1] in (["-h"], ["--help"]):
         print(_overview(prog), end="")
         return 0
-    if words[0] == "--version":
+    if words[:1] == ["--version"]:
         print(f"mixstudio {__version__}")
         return 0
+    if not words or words[0].startswith("-"):  # options without a command are the studio's
+        words.insert(0, DEFAULT)
     if words[0] not in COMMANDS:
         print(f"{prog}: there is no command {words[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
