@@ -19,11 +19,11 @@ import httpx
 
 from app.models import civitai, disk, hub, smollm2
 from app.models.access import Access, shown
-from app.models.check import KINDS, WEIGHTS, Identity, identify, kind_of
+from app.models.check import KINDS, WEIGHTS, Identity, identify, identify_config, kind_of
 from app.models.fetch import Event, Wanted, check_room, fetch, sweep
 from app.models.places import INCOMING, folder_for, free_name, incoming, move, safe_name
 from app.models.sidecars import from_civitai
-from app.models.wire import Refused, opened
+from app.models.wire import Refused, get_json, opened
 from app.settings import Settings
 from ppdiffusers.pipelines.event import Note, Progress
 from ppdiffusers.weights.write import write_text
@@ -317,13 +317,29 @@ def _arrived(
 def _plan_hub(source: hub.Source, task: Task) -> Plan:
     commit, files = hub.list_files(task.access, source)
     chosen = hub.choose(source, commit, files, task.options.precision, task.options.allow_pickle)
+    promised = _promised(chosen, task)
+    kind = task.options.kind or promised.kind
     sizes = tuple((chosen.relative(e), e.size) for e in chosen.files)
-    folder = task.folder(task.options.kind or chosen.kind) if task.options.kind or chosen.kind else None
-    go = lambda: _get_hub(chosen, task)  # noqa: E731
-    return Plan("hub", f"{source.repo} at {commit[:8]}", chosen.kind, sizes, folder, chosen.notes, go)
+    go = lambda: _get_hub(chosen, kind, task)  # noqa: E731
+    notes = (promised.words,) if promised.words else ()
+    return Plan("hub", f"{source.repo} at {commit[:8]}", kind, sizes, task.folder(kind) if kind else None, notes, go)
 
 
-def _get_hub(chosen: hub.Selection, task: Task) -> Work:
+def _promised(chosen: hub.Selection, task: Task) -> Identity:
+    """What a folder will be, by its small index or config, before the large files are fetched."""
+    for name in ("model_index.json", "config.json"):
+        for entry in chosen.files:
+            if chosen.relative(entry) == name and not chosen.alone:
+                config, _ = get_json(task.access, hub.link(task.access, chosen, entry))
+                try:
+                    return identify_config(config if isinstance(config, dict) else {}, chosen.source.repo)
+                except ValueError:
+                    if not (task.options.force and task.options.kind):
+                        raise
+    return Identity("")
+
+
+def _get_hub(chosen: hub.Selection, kind: str, task: Task) -> Work:
     source = chosen.source
     what = json.dumps([source.repo, chosen.commit, sorted(e.path for e in chosen.files)])
     stage = incoming(task.settings, f"hub-{hashlib.sha256(what.encode()).hexdigest()[:16]}")
@@ -344,13 +360,13 @@ def _get_hub(chosen: hub.Selection, task: Task) -> Work:
         stem, ending = os.path.splitext(entry.name)
         name = safe_name(source.name + ending if stem.split(".")[0] in disk.GENERIC else entry.name)
         os.replace(folder / entry.name, stage / name)
-        yield from _arrived(stage, name, "", task)
+        yield from _arrived(stage, name, kind, task)
         return
     origin = {"source": source.repo, "revision": chosen.commit, "files": _hashes(chosen)}
     write_text(folder / ORIGIN, json.dumps(origin, indent=2) + "\n")
     shutil.rmtree(stage / safe_name(source.name), ignore_errors=True)
     os.replace(folder, stage / safe_name(source.name))
-    yield from _arrived(stage, safe_name(source.name), chosen.kind, task)
+    yield from _arrived(stage, safe_name(source.name), kind, task)
 
 
 def _hashes(chosen: hub.Selection) -> dict[str, dict[str, str | int]]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,20 +153,18 @@ def _identify_tensors(path: Path, name: str) -> Identity:
 
 
 def _identify_folder(path: Path) -> Identity:
+    """By the folder's index or config; every network that these name must be there with a sound header."""
     from ppdiffusers.weights.file import open_tensors, read_json
 
-    if (path / "model_index.json").is_file():
-        return _identify_pipeline(path)
-    if (path / "config.json").is_file():
-        config = read_json(path / "config.json")
-        name = str(config.get("_class_name", ""))
-        with open_tensors(path) as file:
-            count = len(file.shapes)
-        if name in _CLASSES:
-            return Identity(_CLASSES[name], "", f"{name} folder, {count} tensors")
-        if name:
-            raise ValueError(f"{path.name} is a {name}, which MixStudio cannot use")
-        return _identify_llm(path, config)
+    for name in ("model_index.json", "config.json"):
+        if (path / name).is_file():
+            config = read_json(path / name)
+            found = identify_config(config, path.name)
+            parts = _parts(config) if name == "model_index.json" else ["."]
+            for part in parts:
+                with open_tensors(path / part):
+                    pass
+            return replace(found, family=found.family or _unet_family(path / "unet" / "config.json"))
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) == 1:
         return _identify_gguf(ggufs[0])
@@ -175,37 +173,47 @@ def _identify_folder(path: Path) -> Identity:
     )
 
 
-def _identify_pipeline(path: Path) -> Identity:
-    """A diffusers folder: every network that its index names must be there with sound weights."""
-    from ppdiffusers.weights.file import open_tensors, read_json
-
-    index = read_json(path / "model_index.json")
-    named = str(index.get("_class_name", ""))
-    parts = [part for part in ("unet", "vae", "text_encoder", "text_encoder_2") if _present(index.get(part))]
-    if "unet" not in parts or "vae" not in parts:
-        raise ValueError(
-            f"{path.name} is a {named or 'diffusers folder'} without UNet and VAE; MixStudio cannot use it"
-        )
-    for part in parts:
-        with open_tensors(path / part):
-            pass
-    width = read_json(path / "unet" / "config.json").get("cross_attention_dim")
-    family = {768: "sd15", 1024: "sd2", 2048: "sdxl-base", 1280: "sdxl-refiner"}.get(width, "")  # type: ignore[arg-type]
-    return Identity("checkpoint", family, f"{named} folder with {', '.join(parts)}")
+def identify_config(config: Mapping[str, Any], name: str) -> Identity:
+    """What a folder with this model_index.json or config.json is. ValueError for what MixStudio cannot use."""
+    named = str(config.get("_class_name", ""))
+    if named.endswith("Pipeline") or _parts(config):
+        parts = _parts(config)
+        if "unet" not in parts or "vae" not in parts:
+            raise ValueError(f"{name} is a {named or 'pipeline'} without a UNet and a VAE; MixStudio cannot use it")
+        return Identity("checkpoint", "", f"{named} folder with {', '.join(parts)}")
+    if named in _CLASSES:
+        return Identity(_CLASSES[named], "", f"{named} folder")
+    if named:
+        raise ValueError(f"{name} is a {named}, which MixStudio cannot use")
+    return _identify_llm(config, name)
 
 
-def _present(entry: object) -> bool:
-    return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
+def _parts(index: Mapping[str, Any]) -> list[str]:
+    """The networks that a model_index.json names."""
+    found = []
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        entry = index.get(part)
+        if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None:
+            found.append(part)
+    return found
 
 
-def _identify_llm(path: Path, config: Mapping[str, Any]) -> Identity:
+def _unet_family(config: Path) -> str:
+    from ppdiffusers.weights.file import read_json
+
+    width = read_json(config).get("cross_attention_dim") if config.is_file() else None
+    families = {768: "sd15", 1024: "sd2", 2048: "sdxl-base", 1280: "sdxl-refiner"}
+    return families.get(width, "") if isinstance(width, int) else ""
+
+
+def _identify_llm(config: Mapping[str, Any], name: str) -> Identity:
     from mix.llm.config import DecoderConfig
 
     kind = str(config.get("model_type", ""))
     try:
         DecoderConfig.from_dict(dict(config))
     except (ValueError, KeyError, TypeError) as why:
-        raise ValueError(f"{path.name} is no model that MixStudio can use ({kind or 'no model_type'}): {why}") from None
+        raise ValueError(f"{name} is no model that MixStudio can use ({kind or 'no model_type'}): {why}") from None
     return Identity("llm", kind, f"language model ({kind})")
 
 

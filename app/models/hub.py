@@ -7,7 +7,7 @@ Interface: https://huggingface.co/docs/hub/api.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -71,11 +71,9 @@ class Selection:
 
     source: Source
     commit: str
-    kind: str
     files: tuple[Entry, ...]
     top: str = ""
     alone: bool = False
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def size(self) -> int:
@@ -204,14 +202,14 @@ def choose(
     if source.path.endswith(FILES):
         if not files:
             raise ValueError(f"{source.repo} has no file {source.path}")
-        return Selection(source, commit, "", tuple(files), files[0].folder, alone=True)
+        return Selection(source, commit, tuple(files), files[0].folder, alone=True)
     if "model_index.json" in inner:
-        return Selection(source, commit, "checkpoint", tuple(_pipeline(source, inner, precision, pickles)), top)
+        return Selection(source, commit, tuple(_pipeline(source, inner, precision, pickles)), top)
     weights = _weights(source, [e for p, e in inner.items() if "/" not in p], precision, pickles)
     small = [e for p, e in inner.items() if "/" not in p and p.endswith(SMALL) and not _is_index(p)]
     if "config.json" in inner and weights:
         small = [e for e in small if e.size <= LARGEST_CONFIG * 10]
-        return Selection(source, commit, "", (*small, *weights), top)
+        return Selection(source, commit, (*small, *weights), top)
     return _one_file(source, commit, inner, pickles)
 
 
@@ -279,7 +277,7 @@ def _one_file(source: Source, commit: str, inner: Mapping[str, Entry], pickles: 
         found = [e for p, e in inner.items() if p.endswith(ending) and "-of-" not in p]
         chosen = _by_quant(found) if ending == ".gguf" else found[0] if len(found) == 1 else None
         if chosen:
-            return Selection(source, commit, "", (chosen,), chosen.folder, alone=True)
+            return Selection(source, commit, (chosen,), chosen.folder, alone=True)
         if found:
             raise ValueError(f"{source.repo} has {len(found)} models; say which: {_ways(source, found)}")
     there = _ways(source, [e for p, e in inner.items() if p.endswith(FILES)])

@@ -97,13 +97,40 @@ def test_a_folder_arrives_whole_with_its_origin(repo, settings, access, tools, l
     assert asked == {"hub.test": "Bearer hub-secret", "cdn.test": None}
 
 
+@pytest.mark.parametrize(
+    ("name", "config", "said"),
+    [
+        ("config.json", {"model_type": "clip"}, "no model that MixStudio can use"),
+        ("config.json", {"_class_name": "FluxTransformer2DModel"}, "FluxTransformer2DModel, which"),
+        ("model_index.json", {"_class_name": "FluxPipeline", "vae": ["diffusers", "AutoencoderKL"]}, "without a UNet"),
+    ],
+)
+def test_what_we_cannot_use_is_refused_before_the_weights(repo, settings, access, lora, name, config, said):
+    fake = repo({name: json.dumps(config).encode(), "model.safetensors": lora, "vae/model.safetensors": lora})
+    with pytest.raises(ValueError, match=said):
+        run("owner/name", settings, access)
+    assert not any("/blob/" in s.path for s in fake.seen)
+
+
+def test_the_plan_knows_the_folder(repo, settings, access, lora):
+    repo({"config.json": json.dumps(VAE).encode(), "diffusion_pytorch_model.safetensors": lora})
+    planned = plan("owner/name", settings, None, access)
+    assert (planned.kind, planned.folder) == ("vae", settings.models / "VAE")
+    assert planned.size == len(lora) + len(json.dumps(VAE))
+
+
 @pytest.mark.parametrize("wrong", ["sha256", "git"])
 def test_a_wrong_hash_leaves_no_folder(repo, settings, access, lora, tools, wrong):
     fake = repo({"config.json": json.dumps(VAE).encode(), "diffusion_pytorch_model.safetensors": lora})
     if wrong == "sha256":
         fake.add("cdn.test", "/blob/diffusion_pytorch_model.safetensors", lora[:-1] + b"x")
     else:
-        fake.add("hub.test", f"/owner/name/resolve/{COMMIT}/config.json", json.dumps(VAE).replace("4", "5").encode())
+        fake.add(
+            "hub.test",
+            f"/owner/name/resolve/{COMMIT}/config.json",
+            json.dumps(VAE).replace("4", "5").encode(),
+            kind="text/plain",
+        )
     with pytest.raises(ValueError, match="promised"):
         run("owner/name", settings, access)
     assert not (settings.models / "VAE").exists()
@@ -117,7 +144,7 @@ def test_a_snapshot_goes_on_after_a_cancel(repo, settings, access, lora, tools):
     going.close()
     assert not (settings.models / "VAE").exists()
     run("owner/name", settings, access)
-    assert len(fake.asked(f"/owner/name/resolve/{COMMIT}/config.json")) == 1
+    assert len(fake.asked(f"/owner/name/resolve/{COMMIT}/config.json")) == 3  # looked at twice, fetched once
 
 
 @pytest.mark.parametrize(
