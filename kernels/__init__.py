@@ -6,7 +6,7 @@ from kernels.decoder import DecoderLayer, DecoderStack, Pages, Projection, decod
 from kernels.glu import geglu, gelu, gelu_tanh, quick_gelu, silu, swiglu
 from kernels.layout import add, concat_channels, upsample_nearest2x
 from kernels.linear import conv2d, linear, pack_conv2d, pack_linear
-from kernels.loss import cross_entropy
+from kernels.loss import cross_entropy, linear_cross_entropy
 from kernels.memory import keep_freed_memory, release_freed_memory
 from kernels.norm import group_norm, group_norm_silu, layer_norm, rms_norm
 from kernels.optim import adamw_step
@@ -51,6 +51,7 @@ __all__ = [
     "join_outputs",
     "layer_norm",
     "linear",
+    "linear_cross_entropy",
     "pack_conv2d",
     "pack_linear",
     "quantize",

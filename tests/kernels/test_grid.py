@@ -95,6 +95,8 @@ LOSSES = [
     Case("cross_entropy", ((2, 9001),), rest=labels(9000, 4)),
     Case("cross_entropy", ((2, 3, 5),), {"ignore_index": 2}, rest=lambda: (paddle.to_tensor([[0, 2, 1], [4, 2, 2]]),)),
     Case("cross_entropy", ((2, 6),), rest=labels(-100, -100)),
+    Case("linear_cross_entropy", ((5, 16), (16, 37)), rest=labels(3, 36, -100, 0, 7)),
+    Case("linear_cross_entropy", ((4, 16), (90, 16)), {"turned": True}, rest=labels(89, -100, 0, 5)),
 ]
 MAPS = [
     *(Case("add", (shape, shape)) for shape in ((1,), (3, 5, 43), (33001,))),

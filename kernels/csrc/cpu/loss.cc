@@ -56,10 +56,11 @@ void backward(const T* logits, const int64_t* labels, int64_t ignored, int64_t r
       std::memset(static_cast<void*>(dx), 0, vocabulary * sizeof(T));
       return;
     }
+    const int64_t label = labels[row];
+    const float chosen = to_float(x[label]);  // dx may be x itself
     const Vec mid(lse[row]), s(scale);
     lanes(vocabulary, [&] LANE { put(dx, i, w, exp(at(x, i, w) - mid) * s); });
-    const int64_t label = labels[row];
-    dx[label] = from_float<T>((std::exp(to_float(x[label]) - lse[row]) - 1.0f) * scale);
+    dx[label] = from_float<T>((std::exp(chosen - lse[row]) - 1.0f) * scale);
   });
 }
 
