@@ -31,10 +31,12 @@ def download(studio: "Studio", params: DownloadParams) -> Iterator[Any]:
 def submit_local(studio: "Studio", path: str | Path, owner: str = "", **options: Any) -> "Job":
     """A job that links or copies a file or folder of this computer into the models; `options` are `add.Options`'.
 
-    Only for people at this computer: whoever may call it may make a model of any file here that is one.
+    Only for people at this computer: a studio that serves others (`confined`) refuses, before it looks at the disk.
     """
-    from app.models.add import Options, work
+    from app.models.add import LOCAL_ONLY, Options, work
 
+    if studio.confined:
+        raise ValueError(LOCAL_ONLY)
     chosen = Options(**options)
     return studio.network.submit(
         "download", lambda: work(str(path), studio.settings, chosen), {"source": str(path)}, owner

@@ -37,6 +37,7 @@ class Studio:
             "device", settings.queue_limit, relieve=self.runtime.relieve, finished=record, accepted=record
         )
         self.network = Worker("network", settings.queue_limit, finished=self._fetched, accepted=record)
+        self.confined = False  # others than whoever sits at this computer use it: no paths of its disk are taken
         self._lock = threading.Lock()
 
     @classmethod

@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     listening, port = bind(Address(host="0.0.0.0" if args.listen else "127.0.0.1", port=args.port), _tell)
     prepare()
     studio = _open(args)
+    studio.confined = bool(args.listen or args.host_name)
     from app.server import make, serve
 
     app = make(studio, rules)

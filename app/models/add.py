@@ -31,6 +31,10 @@ from ppdiffusers.weights.write import write_text
 ORIGIN = ".mixstudio.json"  # in a folder from the hub: where it came from, and the hash of each file
 # Civitai's base models that our networks are; the rest (Flux, SD 3, ...) would only fill the disk.
 BASES = re.compile(r"SD 1|SD 2|SDXL|Pony$|Illustrious|NoobAI|Playground v2$|Other|^$", re.IGNORECASE)
+LOCAL_ONLY = (
+    "files on the studio's disk can be added at that computer only: on its command line, or on its page while it is not "
+    "open to others"
+)
 ACCEPTED = (
     "a file or folder on this computer, a https link, a Hugging Face name (owner/name), a Civitai page, hash or AIR "
     "name, or smollm2"
@@ -158,7 +162,7 @@ def _on_disk(text: str, options: Options) -> Path | None:
     looks = text.startswith(("/", "./", "../", "~", "\\\\")) or bool(re.match(r"[A-Za-z]:[\\/]", text))
     if not options.local:
         if looks or "\\" in text:
-            raise ValueError("files on this computer can be added on this computer only: in its page or command line")
+            raise ValueError(LOCAL_ONLY)
         return None
     path = Path(text).expanduser()
     with suppress(OSError, ValueError):

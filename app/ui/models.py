@@ -134,7 +134,7 @@ def _submit(studio: "Studio") -> Any:
         if not text:
             raise ValueError("Say where the model is.")
         path = Path(text).expanduser()
-        if path.is_absolute() and path.exists():
+        if path.is_absolute():
             return submit_local(studio, path, owner)
         return studio.submit(DownloadParams(source=text), owner)
 
@@ -145,10 +145,10 @@ def _plan(studio: "Studio", ui: Page) -> Any:
     def look(text: str, request: gr.Request) -> str:
         from html import escape
 
-        from app.models.add import plan
+        from app.models.add import Options, plan
 
         try:
-            found = plan(text or "", studio.settings)
+            found = plan(text or "", studio.settings, Options(local=not studio.confined))
         except (ValueError, KeyError, OSError, QueueFull) as why:
             return render.trouble(str(why.args[0]) if why.args else str(why), ui.language(request))
         whole = sum(size for _, size in found.files)

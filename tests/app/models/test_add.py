@@ -135,7 +135,7 @@ def test_an_empty_folder_is_no_model(tmp_path, settings):
 
 def test_from_afar_no_path_counts(file, settings):
     for text in (str(file), "../x.safetensors", "~/x.safetensors", "C:\\x.safetensors"):
-        with pytest.raises(ValueError, match="on this computer only"):
+        with pytest.raises(ValueError, match="at that computer only"):
             plan(text, settings, Options(local=False), Access())
 
 
@@ -289,6 +289,7 @@ def test_removing_moves_to_the_trash(file, settings):
 
 def test_a_download_job_runs_beside_the_device(fake, access, settings, lora, monkeypatch):
     from app.requests_download import DownloadParams
+    from app.services_download import submit_local
     from app.studio import Studio
 
     monkeypatch.setattr(module.Access, "of", classmethod(lambda cls, settings: access))
@@ -300,6 +301,9 @@ def test_a_download_job_runs_beside_the_device(fake, access, settings, lora, mon
         assert studio.catalog.find("lora", "x").path.read_bytes() == lora
         assert isinstance(job.events[-1], Added)
         assert "secret" not in json.dumps(dict(job.params)) + str(studio.store.history()) + fake.seen[0].path
+        studio.confined = True
+        with pytest.raises(ValueError, match="at that computer only"):
+            submit_local(studio, "/etc/passwd")
         refused = studio.submit(DownloadParams(source=str(settings.data / "x.safetensors")))
         assert refused.wait(20)
-        assert "on this computer only" in str(refused.error)
+        assert "at that computer only" in str(refused.error)
