@@ -28,11 +28,11 @@ RANGES = {
 class Manner:
     """How to answer. `temperature` 0 always takes the likeliest word; `seed` None: another answer each time."""
 
-    temperature: float = 0.7
-    top_p: float = 0.95
+    temperature: float = 0.3
+    top_p: float = 0.9
     top_k: int = 50
     min_p: float = 0.0
-    repetition_penalty: float = 1.1
+    repetition_penalty: float = 1.0
     max_tokens: int = 512
     seed: int | None = None
     stop: tuple[str, ...] = ()
@@ -43,10 +43,18 @@ class Manner:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between {low} and {high}")
 
     @classmethod
-    def of_values(cls, values: Mapping[str, Any]) -> "Manner":
-        """Out of plain values; names that are not ours and empty ones are left out."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known and value is not None})
+    def of_model(cls, loaded: Loaded) -> "Manner":
+        """What the model's makers recommend, where they do."""
+        own = loaded.model.generation_config
+        if own is None or not own.do_sample:
+            return cls()
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        return cls(**{name: getattr(own, name) for name in names})
+
+    def with_values(self, values: Mapping[str, Any]) -> "Manner":
+        """With some changed; names that are not ours and empty values are left out. ValueError says what is wrong."""
+        known = {f.name for f in fields(self)}
+        return replace(self, **{name: value for name, value in values.items() if name in known and value is not None})
 
 
 @dataclass

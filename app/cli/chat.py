@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one line of JSON per event on stdout")
     parser.add_argument("--schema", metavar="FILE", help="answer with JSON that fits this JSON schema")
     how = parser.add_argument_group("how to answer")
-    how.add_argument("--temperature", "-t", type=float, help="0: always the likeliest word (default 0.7)")
+    how.add_argument(
+        "--temperature", "-t", type=float, help="0: always the likeliest word (default: the model's own, else 0.3)"
+    )
     how.add_argument("--top-p", type=float)
     how.add_argument("--top-k", type=int)
     how.add_argument("--min-p", type=float)
@@ -62,15 +64,19 @@ class Talk:
 
 def run(args: argparse.Namespace) -> int:
     """Answer once, or hold a dialogue."""
+    from app.environment import import_paddle
+
+    import_paddle()
     from app.conversation import Conversation, Manner
 
-    values = {**vars(args), "stop": tuple(args.stop or ())}
-    manner = Manner.of_values(values)
+    values = {**vars(args), "stop": tuple(args.stop) if args.stop else None}
+    Manner().with_values(values)  # what cannot be is told before gigabytes are read
     conversation = Conversation.load(Path(args.load)) if args.load else Conversation()
     conversation.system = args.system or conversation.system
     schema = _schema(args.schema)
     question = _question(args.prompt)
     loaded = _loaded(args.model, quiet=args.json)
+    manner = Manner.of_model(loaded).with_values(values)
     talk = Talk(loaded, conversation, manner, schema, args.json)
     try:
         if question is None:

@@ -69,6 +69,13 @@ class PagedStep:
         if not self.single:
             self._prepare_pack(spans[self.ones :])
 
+    @property
+    def pages(self) -> kernels.Pages | None:
+        """The blocks are pages; None for a step with a prompt in it."""
+        if not self.single:
+            return None
+        return kernels.Pages(self.cache.keys, self.cache.values, self._lengths, self._table)
+
     def _places(self, span: Span, start: int = 0) -> np.ndarray:
         """Where the tokens from `start` on lie, counted in tokens from the cache's beginning."""
         at, size = np.arange(start, span.after), self.cache.size
