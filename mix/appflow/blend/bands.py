@@ -69,12 +69,15 @@ def shares(balance: float, rivalries: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def join(a: np.ndarray, b: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
-    """Both pictures in one by the shares of each band: details along the sphere, the coarsest band along the line."""
+    """Both pictures in one by the shares of each band: details along the sphere, coarse bands more and more along the
+    line, because two skies along the sphere are brighter than either.
+    """
     out = []
     bands = list(zip(pyramid(a), pyramid(b), strict=True))
     for level, (one, other) in enumerate(bands):
         w = _fitting(parts, one.shape)[..., None]
-        left, right = (1 - w, w) if level == len(bands) - 1 else slerp_factors(w, _cosine(one, other))
+        fine = 1 - level / max(len(bands) - 1, 1)
+        left, right = slerp_factors(w, 1 - min(1.0, 1.5 * fine) * (1 - _cosine(one, other)))
         out.append(one * left + other * right)
     return collapse(out)
 

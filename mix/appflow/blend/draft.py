@@ -32,7 +32,7 @@ class Draft:
     base: np.ndarray | None = None
 
 
-BREATH = 0.12  # of B's shapes in the middle of "structure+look"
+BREATH = 0.18  # of B's shapes in the middle of "structure+look"
 Drafter = Callable[[float], Draft]
 
 
