@@ -32,8 +32,8 @@ ORIGIN = ".mixstudio.json"  # in a folder from the hub: where it came from, and 
 # Civitai's base models that our networks are; the rest (Flux, SD 3, ...) would only fill the disk.
 BASES = re.compile(r"SD 1|SD 2|SDXL|Pony$|Illustrious|NoobAI|Playground v2$|Other|^$", re.IGNORECASE)
 LOCAL_ONLY = (
-    "files on the studio's disk can be added at that computer only: on its command line, or on its page while it is not "
-    "open to others"
+    "files on the studio's disk can be added at that computer only: on its command line, or on its page while it is "
+    "not open to others"
 )
 ACCEPTED = (
     "a file or folder on this computer, a https link, a Hugging Face name (owner/name), a Civitai page, hash or AIR "

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app import settings as setting
-from app.ui import render
+from app.ui import render, tokens
 from app.ui.parts import QUIET, Page
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def build(studio: "Studio", ui: Page) -> None:
             fields |= _running(studio, ui)
     save = gr.Button(ui.t("Save settings"), variant="primary", elem_id="settings_save")
     told = gr.HTML("", elem_id="settings_told")
+    with gr.Column(elem_classes="ms-card"):
+        tokens.build(studio, ui)
     _places(studio, ui)
     ui.language_choosers.append(fields["language"])
     paint = "(wish) => { window.mix.setTheme(wish); return []; }"
