@@ -23,8 +23,8 @@ MOST_REDIRECTS = 8
 LARGEST_JSON = 32_000_000
 REDIRECTS = (301, 302, 303, 307, 308)
 WHERE = {
-    "civitai": "make a key at civitai.com (account settings, API keys) and give it in the Settings tab, to `models token "
-    "civitai`, or as CIVITAI_TOKEN",
+    "civitai": "make a key at civitai.com (account settings, API keys) and give it in the Settings tab, to `models "
+    "token civitai`, or as CIVITAI_TOKEN",
     "huggingface": "make a token at huggingface.co/settings/tokens and give it in the Settings tab, to `models token "
     "huggingface`, or as HF_TOKEN",
 }
