@@ -23,10 +23,11 @@ from paddle.autograd import PyLayer
 from kernels import build, native
 from kernels.choose import Call, Kernel, accept, choose, device_of, dtype_of, needs_grad, no, table
 from kernels.quant_formats import ROUNDINGS, from_blocks, from_floats, whole_blocks
-from kernels.quant_layout import BLOCK, KINDS, Parts, interleave, separate, size_of, values
+from kernels.quant_layout import BLOCK, KINDS, TILE, Parts, interleave, separate, size_of, values
 
 build.register(build.Extension("quant", kernels=("quant_matmul.cc", "quant_exact.cc")))
 
+PIECE = 1 << 21  # weights that are laid out at a time
 _BEST, _EXACT = 0, 1  # enum How in csrc/ops_quant.cc
 
 
@@ -117,6 +118,9 @@ def quantize(weight: Tensor, kind: str, *, group: int = 128) -> QuantizedWeight:
 def from_gguf(kind: str, raw: Any, shape: tuple[int, int]) -> QuantizedWeight:
     """A tensor of a GGUF file: its type's name in small letters, its bytes (any buffer), its shape as GGUF writes it,
     (in, out) with the inputs running fastest. Kinds: q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k.
+
+    Works in pieces, so that memory peaks at little more than the weight. Raises ValueError for what does not fit and
+    for scales that are not finite.
     """
     _check_kind("from_gguf", kind, [name for name, about in KINDS.items() if about.stored])
     shape = (int(shape[0]), int(shape[1])) if len(shape) == 2 else shape
@@ -126,7 +130,17 @@ def from_gguf(kind: str, raw: Any, shape: tuple[int, int]) -> QuantizedWeight:
     wanted = shape[0] // KINDS[kind].length * KINDS[kind].stored * shape[1]
     if stored.size != wanted:
         raise ValueError(f"from_gguf: {kind} of {shape} (in, out) takes {wanted} bytes, there are {stored.size}")
-    return _made(from_blocks(kind, stored, shape))
+    layout, rows, at = np.empty(size_of(kind, shape, BLOCK), np.uint8), stored.reshape(shape[1], -1), 0
+    step = max(PIECE // shape[0] // TILE, 1) * TILE
+    for first in range(0, shape[1], step):
+        piece = rows[first : first + step]
+        parts = from_blocks(kind, piece, (shape[0], len(piece)))
+        if not all(np.isfinite(values).all() for values in parts.header):
+            raise ValueError(f"from_gguf: scales of this {kind} weight are infinite or not a number")
+        made = interleave(parts)
+        layout[at : at + made.size] = made
+        at += made.size
+    return QuantizedWeight(kind, shape, paddle.to_tensor(layout, place=paddle.get_device()))
 
 
 def from_groups(codes: Any, scales: Any, zeros: Any, *, group: int = 128) -> QuantizedWeight:

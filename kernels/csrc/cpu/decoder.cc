@@ -1,4 +1,4 @@
-// A token's way through all layers without leaving the team of threads: between two steps there is a barrier, no new loop.
+// A token's way through all layers without leaving the team of threads.
 #include "decoder.h"
 
 #include <sched.h>
@@ -16,40 +16,33 @@ constexpr float kLog2e = 1.44269504088896341f;
 constexpr int64_t kSteps = 14;    // most that a layer has
 constexpr int kPatience = 1000;  // looks at a flag before a waiting thread gives its CPU away, some 20 microseconds
 
-// Threads that go through the same steps together. A step is jobs, taken by whoever is free, and then a barrier.
+// Threads that go through the same steps together. A step is jobs, taken by whoever is free; the next one begins when all of them are
+// done. That is no barrier: a thread that was put aside by the system holds up the others by the job in its hands at most, and when it
+// comes back it finds that the steps it missed have nothing left to do.
 class Team {
  public:
-  Team(int64_t steps, std::atomic<int64_t>* taken) : taken_(taken) {
-    for (int64_t i = 0; i < steps; ++i) new (taken + i) std::atomic<int64_t>(0);
+  struct Step {
+    std::atomic<int64_t> taken{0}, done{0};
+  };
+  explicit Team(int64_t steps) : steps_(steps) {
+    for (int64_t i = 0; i < steps; ++i) new (&steps_[i]) Step;
   }
-  void gather(int64_t threads) { threads_ = threads; }
 
   template <typename Body>
   void step(int64_t& index, int64_t jobs, const Body& body) {
-    std::atomic<int64_t>& next = taken_[index++];
-    for (int64_t job; (job = next.fetch_add(1, std::memory_order_relaxed)) < jobs;) body(job);
-    wait();
-  }
-
- private:
-  void wait() {
-    if (threads_ == 1) return;
-    const int64_t round = round_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
-      arrived_.store(0, std::memory_order_relaxed);
-      round_.store(round + 1, std::memory_order_release);
-      return;
+    Step& at = steps_[index++];
+    for (int64_t job; (job = at.taken.fetch_add(1, std::memory_order_relaxed)) < jobs;) {
+      body(job);
+      at.done.fetch_add(1, std::memory_order_release);
     }
-    for (int look = 0; round_.load(std::memory_order_acquire) == round; ++look) {
+    for (int look = 0; at.done.load(std::memory_order_acquire) < jobs; ++look) {
       if (look > kPatience) sched_yield();
       _mm_pause();
     }
   }
 
-  std::atomic<int64_t>* taken_;
-  int64_t threads_ = 1;
-  alignas(64) std::atomic<int64_t> arrived_{0};
-  alignas(64) std::atomic<int64_t> round_{0};
+ private:
+  Scratch<Step> steps_;
 };
 
 void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* y) {
@@ -287,13 +280,9 @@ void decoder(const Decoder& op) {
     most = pieces > most ? pieces : most;
   }
   Scratch<float> states(op.rows * op.heads * most * work.state);
-  const int64_t steps = op.count * kSteps;
-  Scratch<std::atomic<int64_t>> taken(steps);
-  Team team(steps, taken.get());
+  Team team(op.count * kSteps);
 #pragma omp parallel
   {
-#pragma omp single
-    team.gather(omp_get_num_threads());
     Pass pass(work, team, omp_get_num_threads(), states, most);
     for (int64_t i = 0; i < op.count; ++i) pass.layer(op.layers[i]);
   }
