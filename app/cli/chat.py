@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from app.catalog import Catalog
     from app.conversation import Conversation, Manner
     from app.llm_host import Loaded
 
@@ -121,10 +122,24 @@ def _loaded(name: str, quiet: bool) -> "Loaded":
         path = Path(name).expanduser()
         if name and (path.suffix.lower() == ".gguf" or path.is_dir()):
             return load(path, path.stem, sizes, show)
+        catalog = Catalog(settings.load())
+        _fetch_first(catalog, name, quiet)
         try:
-            return LLMHost(Catalog(settings.load()), sizes).get(name, show)
+            return LLMHost(catalog, sizes).get(name, show)
         except KeyError as why:
             raise ValueError(str(why.args[0])) from None
+
+
+def _fetch_first(catalog: "Catalog", name: str, quiet: bool) -> None:
+    """At first use get SmolLM2: when it is asked for, or when there is no other model to answer."""
+    from app.cli.models import follow
+    from app.models import smollm2
+
+    models = catalog.settings.models
+    wished = name.lower() == smollm2.NAME or (not name and not catalog.list("llm"))
+    if wished and smollm2.installed(models) is None:
+        follow(smollm2.ensure(models), quiet)
+        catalog.refresh()
 
 
 def _answer(talk: Talk) -> bool:

@@ -132,7 +132,7 @@ class BytesBar(Bar):
             self._note, self._said = note, time.monotonic()
 
 
-def _follow(work: Generator[Any, None, R], quiet: bool) -> tuple[R, list[Any]]:
+def follow(work: Generator[Any, None, R], quiet: bool) -> tuple[R, list[Any]]:
     """Show progress and notes of a generator to its end; (what it returns, its other events)."""
     others: list[Any] = []
     with BytesBar(quiet) as bar:
@@ -222,7 +222,7 @@ def _run_add(args: argparse.Namespace) -> int:
             planned = plan(what, catalog.settings, options, access)
             results.append({**_plan_json(planned), "what": what})
             continue
-        _, added = _follow(work(what, catalog.settings, options, access), args.quiet or args.json)
+        _, added = follow(work(what, catalog.settings, options, access), args.quiet or args.json)
         results += [asdict(one) for one in added]
         if not args.json:
             print("\n".join(map(str, added)))
@@ -251,7 +251,7 @@ def _run_verify(args: argparse.Namespace) -> int:
     models = [_find(catalog, name, args.kind) for name in args.name] or catalog.list(args.kind)
     reports = []
     for model in models:
-        report, _ = _follow(verify(model, args.nan, not args.quick), args.quiet or args.json)
+        report, _ = follow(verify(model, args.nan, not args.quick), args.quiet or args.json)
         reports.append(report)
         if not args.json:
             said = "; ".join(report.problems) or f"sound ({', '.join(report.checked)})"
@@ -289,7 +289,7 @@ def _run_civitai(args: argparse.Namespace) -> int:
     catalog, access = _open(args)
     if args.action == "identify":
         models = [_find(catalog, name, args.kind) for name in args.words] or catalog.list(args.kind)
-        found, _ = _follow(identify_all(models, access, args.again or bool(args.words)), args.quiet or args.json)
+        found, _ = follow(identify_all(models, access, args.again or bool(args.words)), args.quiet or args.json)
         if args.json:
             _print([{"name": model.name, "path": model.path, "title": title or None} for model, title in found])
         elif not found:

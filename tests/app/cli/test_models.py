@@ -70,3 +70,16 @@ def test_tokens_come_from_a_pipe_and_never_show(data, capsys, monkeypatch):
     assert json.loads((data / "secrets.json").read_text()) == {"civitai": "very-secret"}
     assert main(["models", "token", "civitai", "--forget"]) == 0
     assert json.loads((data / "secrets.json").read_text()) == {}
+
+
+@pytest.mark.parametrize(("name", "fetched"), [("", True), ("smollm2", True), ("SmolLM2", True), ("another", False)])
+def test_the_first_talk_fetches_the_small_model(data, monkeypatch, name, fetched):
+    from app import settings
+    from app.catalog import Catalog
+    from app.cli import chat
+    from app.models import smollm2
+
+    asked = []
+    monkeypatch.setattr(smollm2, "ensure", lambda models: iter(asked.append(models) or ()))
+    chat._fetch_first(Catalog(settings.load()), name, quiet=True)
+    assert asked == ([data / "models"] if fetched else [])
