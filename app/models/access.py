@@ -97,7 +97,7 @@ class Access:
         try:
             found = self.resolve(url.host, url.port or (443 if url.scheme == "https" else 80))
         except OSError as why:
-            raise ConnectionFailed(f"{url.host} was not found ({why}); is there a network?") from None
+            raise ConnectionFailed(f"{url.host} was not found ({why.strerror or why}); is there a network?") from None
         if not self.is_private(url.host) and (inside := [a for a in found if not is_public(a)]):
             raise ValueError(
                 f"{url.host} leads to {inside[0]}, an address of this machine or its own network; it is not followed"

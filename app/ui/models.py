@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.jobs import QueueFull
-from app.ui import render
+from app.ui import models_care, render
 from app.ui.jobview import PICK, JobView
 from app.ui.parts import QUIET, Page
 
@@ -40,6 +40,7 @@ def build(studio: "Studio", ui: Page) -> None:
                 _add(studio, ui, shelf)
             with gr.Column(elem_classes="ms-card"):
                 _edit(studio, ui, shelf)
+                models_care.build(studio, ui, shelf)
 
 
 class Shelf:
@@ -197,6 +198,13 @@ def _edit(studio: "Studio", ui: Page, shelf: Shelf) -> None:
     inputs = [shelf.kind, shelf.search]
     picked(pick, inputs=inputs, outputs=[shelf.chosen, shelf.cards, facts, *parts], queue=False, **QUIET)
 
+    outputs = [shelf.cards]
+    save.click(_keep(ui, shelf), inputs=[shelf.chosen, *inputs, *parts], outputs=outputs, **QUIET)
+
+
+def _keep(ui: Page, shelf: Shelf) -> Any:
+    """Write what a person says about a model into the files beside it."""
+
     def write(request: gr.Request, chosen: str, kind: str, text: str, *values: Any) -> str:
         from app.models.sidecars import write_info
 
@@ -211,7 +219,7 @@ def _edit(studio: "Studio", ui: Page, shelf: Shelf) -> None:
         gr.Info(ui.say("Saved.", request), duration=3)
         return shelf.refresh(kind, text, chosen)
 
-    save.click(write, inputs=[shelf.chosen, *inputs, *parts], outputs=[shelf.cards], **QUIET)
+    return write
 
 
 def _facts(model: "Model | None") -> str:

@@ -307,3 +307,22 @@ def test_a_download_job_runs_beside_the_device(fake, access, settings, lora, mon
         refused = studio.submit(DownloadParams(source=str(settings.data / "x.safetensors")))
         assert refused.wait(20)
         assert "at that computer only" in str(refused.error)
+
+
+def test_jobs_about_one_model(fake, access, file, settings, tools, monkeypatch):
+    from app.services_download import submit_identify, submit_local, submit_verify
+    from app.studio import Studio
+
+    monkeypatch.setattr(module.Access, "of", classmethod(lambda cls, settings: access))
+    with Studio.open(settings.data) as studio:
+        assert submit_local(studio, file, copy=True).wait(20)
+        model = studio.catalog.find("lora", "style")
+        sound, unknown = submit_verify(studio, model), submit_identify(studio, model)
+        assert sound.wait(20)
+        assert unknown.wait(20)
+        assert sound.status.value == "succeeded", sound.error
+        assert "Civitai does not know style" in str(unknown.error)
+        model.path.write_bytes(b"<!doctype html>")
+        broken = submit_verify(studio, model)
+        assert broken.wait(20)
+        assert "HTML" in str(broken.error)
