@@ -167,7 +167,8 @@ class Run:
         """The weights that count: averaged ones where the run averages."""
         return nullcontext() if self.average is None else self.average.shown()
 
-    def sample(self) -> Sample:
+    def sample(self) -> Any:
+        """Look at the model as it is now; gives the event that says what was seen."""
         with self.shown(), paddle.no_grad():
             images, captions = self.task.samples()
         path = self.folder / "sheets" / f"step-{self.step:06d}.png"
@@ -217,16 +218,16 @@ class Run:
         yield Note(f"going on from step {state.step}")
 
 
-def train(task: Task, config: LoopConfig, folder: str | Path) -> Iterator[Event]:
+def train(task: Task, config: LoopConfig, folder: str | Path, kind: type[Run] = Run) -> Iterator[Event]:
     """Run a task to its end, or on from where it was stopped; yields what happens.
 
     Closing the generator stops it after the current step and saves state and result. Raises ValueError, with a
-    sentence, for settings that can't work and for a folder that holds another run.
+    sentence, for settings that can't work and for a folder that holds another run. `kind` says how a run is looked at.
     """
     folder = Path(folder)
     try:
         yield from task.prepare(folder)
-        run = Run.start(task, config, folder)
+        run = kind.start(task, config, folder)
         yield from run.resume()
         try:
             yield from _steps(run)
