@@ -48,11 +48,19 @@ def needed_files(folder: Path) -> list[Path]:
         relative = path.relative_to(folder)
         if path.is_symlink() and not path.resolve().is_file():
             continue
-        if path.is_file() and path.suffix.lower() in KINDS and not any(p.startswith(".") for p in relative.parts):
+        hidden = any(p.startswith(".") for p in relative.parts)
+        if path.is_file() and path.suffix.lower() in KINDS and not hidden and not _needless(path):
             found.append(relative)
     if len(found) > MOST_FILES:
         raise ValueError(f"{folder} has more than {MOST_FILES:,} files; give the folder of one model")
     return found
+
+
+def _needless(path: Path) -> bool:
+    """A pickle that nobody reads: beside safetensors, or of a kind that model folders do not use."""
+    if kind_of(path.name) != "pickle":
+        return False
+    return path.suffix.lower() != ".bin" or any(path.parent.glob("*.safetensors"))
 
 
 def _take_folder(source: Path, part: Path, copy: bool) -> Generator[Event, None, None]:
@@ -130,9 +138,9 @@ def convert_folder(folder: Path) -> Generator[Event, None, None]:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file, or any weights in a folder, are pickles."""
+    """Whether a file, or the weights of any network in a folder, are pickles."""
     if path.is_dir():
-        return any(path.rglob("*.bin")) and not any(path.rglob("*.safetensors"))
+        return any(kind_of(file.name) == "pickle" for file in needed_files(path))
     return kind_of(path.name) == "pickle"
 
 

@@ -119,6 +119,7 @@ def test_a_folder_comes_without_its_programs(tmp_path, settings, lora):
     (folder / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
     (folder / "diffusion_pytorch_model.safetensors").write_bytes(lora)
     (folder / "evil.py").write_text("1")
+    (folder / "training_args.bin").write_bytes(b"\x80\x02.")
     (folder / "out.json").symlink_to("/nowhere")
     added = run(folder, settings)
     assert added.path == settings.models / "VAE" / "vae"
@@ -126,6 +127,23 @@ def test_a_folder_comes_without_its_programs(tmp_path, settings, lora):
     (folder / "config.json").write_text('{"_class_name": "FluxTransformer2DModel"}')
     with pytest.raises(ValueError, match="FluxTransformer2DModel"):
         run(folder, settings)
+
+
+def test_pickles_in_one_network_of_a_folder_count(tmp_path, settings, lora):
+    folder = tmp_path / "pipe"
+    for part in ("unet", "vae"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text("{}")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "P", "unet": ["a", "b"], "vae": ["a", "b"]}))
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(lora)
+    shutil.copy(GOLDENS / "weights" / "weights.bin", folder / "vae" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ValueError, match="is a pickle"):
+        run(folder, settings)
+    added = run(folder, settings, allow_pickle=True)
+    assert [p.name for p in (added.path / "vae").iterdir() if p.suffix != ".json"] == [
+        "diffusion_pytorch_model.safetensors"
+    ]
+    assert added.kind == "checkpoint"
 
 
 def test_an_empty_folder_is_no_model(tmp_path, settings):
