@@ -40,39 +40,43 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--prompt", default="")
     parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--pick", default="", help="these pairs instead: rocket+dahlia,pagoda+cat; nothing is kept")
     parser.add_argument("--sheet", type=Path, help="save the strips as one picture")
     args = parser.parse_args()
     from app import environment
 
     environment.prepare()
     environment.import_paddle()
-    bundle, clip, pairs = _bundle(args), _clip(), _pairs(args.photos)[: args.pairs]
+    bundle, clip, pairs = _bundle(args), _clip(), _pairs(args)
     rows, strips = [], []
     for method in args.methods.split(","):
         if method == "latent" and bundle is None:
             sys.stdout.write("latent: needs --model or --vae\n")
             continue
         found, made = measure(bundle, clip, pairs, method, args)
-        strips += made
+        strips += [(method, strip) for strip in made]
         for name, values in found.items():
             told = (datetime.date.today().isoformat(), bundle.name if bundle else "none", method)
             rows.append((*told, args.strength, args.size, len(pairs), name, *values))
             words = "ends {} {}  photos apart {}  one way {:>3}/{}  {} s a blend"
             sys.stdout.write(f"{method:<22}{name:<9}{words.format(*values[:4], len(pairs), values[4])}\n")
             sys.stdout.flush()
-    _keep(rows)
+    if not args.pick:
+        _keep(rows)
     if args.sheet:
         sheet(strips).save(args.sheet, quality=85)
 
 
-def _pairs(folder: Path) -> list[tuple[Any, Any]]:
-    """Every two photographs, those that come first in the alphabet most apart."""
+def _pairs(args: argparse.Namespace) -> list[tuple[Any, Any]]:
+    """Every two photographs of the folder up to so many, or those that are picked by name."""
     import PIL.Image
 
-    photos = [PIL.Image.open(path) for path in sorted(folder.glob("*.jpg"))]
+    photos = {path.stem: PIL.Image.open(path) for path in sorted(args.photos.glob("*.jpg"))}
+    if args.pick:
+        return [tuple(photos[name] for name in pair.split("+")) for pair in args.pick.split(",")]  # type: ignore[misc]
     if len(photos) < 2:
-        raise SystemExit(f"{folder} has fewer than two .jpg photographs")
-    return list(itertools.combinations(photos, 2))
+        raise SystemExit(f"{args.photos} has fewer than two .jpg photographs")
+    return list(itertools.combinations(photos.values(), 2))[: args.pairs]
 
 
 def _bundle(args: argparse.Namespace) -> Any:
@@ -144,17 +148,22 @@ def _summary(lines: Sequence[tuple[list[float], list[float]]]) -> tuple[str, str
     return f"{end_a:.4f}", f"{end_b:.4f}", f"{apart:.3f}", sum(f and r for f, r in zip(falls, rises, strict=True))
 
 
-def sheet(strips: Sequence[Sequence[Any]], width: int = 208) -> Any:
-    """One row a strip."""
+def sheet(strips: Sequence[tuple[str, Sequence[Any]]], width: int = 208) -> Any:
+    """One row a strip, its method written above it."""
     import PIL.Image
+    import PIL.ImageDraw
+    import PIL.ImageFont
 
-    rows = [[p.resize((width, round(p.height * width / p.width))) for p in strip] for strip in strips]
-    whole = PIL.Image.new("RGB", (width * STEPS, sum(row[0].height for row in rows)))
-    top = 0
-    for row in rows:
+    line, gap = 20, 4
+    rows = [(name, [p.resize((width, round(p.height * width / p.width))) for p in strip]) for name, strip in strips]
+    heights = [line + row[0].height + gap for _, row in rows]
+    whole = PIL.Image.new("RGB", (width * STEPS + gap * (STEPS - 1), sum(heights)), "white")
+    draw, font, top = PIL.ImageDraw.Draw(whole), PIL.ImageFont.load_default(13), 0
+    for (name, row), height in zip(rows, heights, strict=True):
+        draw.text((2, top + 2), name, fill="#222", font=font)
         for i, picture in enumerate(row):
-            whole.paste(picture, (i * width, top))
-        top += row[0].height
+            whole.paste(picture, (i * (width + gap), top + line))
+        top += height
     return whole
 
 

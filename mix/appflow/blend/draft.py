@@ -32,7 +32,7 @@ class Draft:
     base: np.ndarray | None = None
 
 
-BREATH = 0.18  # of B's shapes in the middle of "structure+look"
+BREATH = 0.08  # of B's shapes in the middle of "structure+look"
 Drafter = Callable[[float], Draft]
 
 
@@ -84,8 +84,10 @@ def _dressed(request: BlendRequest, pair: Pair) -> Drafter:
 
     def draft(balance: float) -> Draft:
         worn = pair.a + (dressed - pair.a) * min(1.0, 2 * balance)
-        early, late = BREATH * 2 * balance, BREATH + (1 - BREATH) * (2 * balance - 1)
-        return Draft(bands.join(worn, pair.b, bands.shares(early if balance <= 0.5 else late, rivalries)))
+        late = max(0.0, 2 * balance - 1)
+        part = BREATH * 2 * balance if balance <= 0.5 else BREATH + (1 - BREATH) * late
+        fields = [min(1.0, 2 * late) * field for field in rivalries]  # at first evenly, so that no shape stands out
+        return Draft(bands.join(worn, pair.b, bands.shares(part, fields)))
 
     return draft
 

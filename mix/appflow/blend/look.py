@@ -10,7 +10,8 @@ from mix.appflow.blend.salience import guided_line
 
 COLOUR_WORK = 192  # longer side at which colours are compared
 WORK = 320  # longer side at which patches are compared
-PATCH, STRIDE, HANDFUL = 28, 10, 500
+PATCH, STRIDE, HANDFUL = 28, 10, 240
+READABLE, MOST_SHIFT = 0.62, 30.0  # of the shapes' contrast; of lightness, 0 to 100
 ROUNDS = 10
 
 
@@ -43,10 +44,20 @@ def recoloured(picture: np.ndarray, look: np.ndarray) -> np.ndarray:
 
 
 def _bearable(lightness: np.ndarray, change: np.ndarray) -> float:
-    """How much of a change of lightness leaves the shapes readable: two thirds of their contrast."""
-    least = 0.66 * float(lightness.std())
-    parts = np.linspace(1, 0.2, 9)
-    return next((float(part) for part in parts if float((lightness + part * change).clip(0, 100).std()) >= least), 0.2)
+    """How much of a change of lightness leaves the shapes readable: most of their contrast, and not black on black."""
+    few = slice(None, None, 3)
+    source, change = lightness[few, few], change[few, few]
+
+    def spread(values: np.ndarray) -> float:
+        low, high = np.percentile(values, (10, 90))
+        return float(high - low)
+
+    least = READABLE * spread(source)
+    for part in np.linspace(1, 0.2, 9):
+        moved = (source + part * change).clip(0, 100)
+        if spread(moved) >= least and abs(float((moved - source).mean())) <= MOST_SHIFT:
+            return float(part)
+    return 0.2
 
 
 def transported(points: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -116,11 +127,11 @@ def _patches(features: np.ndarray, stride: int) -> np.ndarray:
 
 
 def _nearest(wanted: np.ndarray, offered: np.ndarray) -> np.ndarray:
-    """For each row the index of a near one among the offered: the nearest of a random handful, another one every few
-    rows."""
+    """For each row the index of a near one among the offered: the nearest of a random handful, another one every other
+    row."""
     draw, lengths = np.random.default_rng(5), (offered**2).sum(axis=1)
     found = []
-    for block in np.array_split(wanted, max(1, len(wanted) // 6)):
+    for block in np.array_split(wanted, max(1, len(wanted) // 2)):
         some = draw.choice(len(offered), min(HANDFUL, len(offered)), replace=False)
         found.append(some[np.argmin(lengths[some] - 2 * block @ offered[some].T, axis=1)])
     return np.concatenate(found)
@@ -133,7 +144,9 @@ def _laid(detail: np.ndarray, places: np.ndarray, found: np.ndarray, scale: floa
     window = np.outer(*[np.hanning(side + 2)[1:-1].astype(np.float32)] * 2)[..., None]
     total, weight = np.zeros_like(detail), np.full((height, width, 1), 1e-6, np.float32)
     limit = np.array([height - side, width - side])
-    to, fro = (np.minimum(np.rint(corners * scale), limit).astype(int).tolist() for corners in (places, found))
+    jitter = np.random.default_rng(9).uniform(-0.5, 0.5, places.shape) * STRIDE  # else the grid would be seen
+    moved = (places + jitter).clip(0, None)
+    to, fro = (np.minimum(np.rint(corners * scale), limit).astype(int).tolist() for corners in (moved, found))
     for (y, x), (v, u) in zip(to, fro, strict=True):
         total[y : y + side, x : x + side] += window * detail[v : v + side, u : u + side]
         weight[y : y + side, x : x + side] += window**2
