@@ -15,7 +15,7 @@ from ppdiffusers.pipelines.request import Sampling
 from ppdiffusers.prompt.plan import PromptPlan
 from ppdiffusers.sampling import Churn, ModelSchedule, Noise, Step
 from ppdiffusers.sampling.choice import Choice, Named
-from ppdiffusers.sampling.denoise import Conds, Denoiser, Guidance, Guided, Masked
+from ppdiffusers.sampling.denoise import Conds, Denoiser, Guidance, Guide, Guided, Masked, Steered
 from ppdiffusers.sampling.menu import choose
 from ppdiffusers.sampling.schedules import start_at
 
@@ -84,6 +84,7 @@ class Pass:
     begin: Start
     hints: tuple[Hint, ...]
     adapters: Adapters
+    guide: Guide | None = None
 
     def run(self, noise: Tensor, source: Noise) -> Iterator[Step]:
         """The steps; the last one's x is the result. noise (B, C, Y, X) is what the pass starts from.
@@ -97,7 +98,8 @@ class Pass:
         network.steps = total
         guided = Guided(self.denoiser(network), self.teller.at, stack, self.guidance)
         mask, known = self.begin.mask, self.begin.known
-        denoise = guided if mask is None or known is None else Masked(guided, mask, known)
+        denoise = guided if self.guide is None else Steered(guided, self.guide)
+        denoise = denoise if mask is None or known is None else Masked(denoise, mask, known)
         self.adapters.at(0, total)
         steps = choice.sample(denoise, choice.begin(noise, sigmas[0], self.begin.image), sigmas, source)
         for step in _without_grad(guided.follow(steps, total)):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ppdiffusers.models.controlnet import ControlNetModel
     from ppdiffusers.pipelines.bundle import Bundle
+    from ppdiffusers.sampling.denoise import Guide
 
 MAX_PIXELS = 4096 * 4096
 MAX_STEPS = 1000
@@ -194,6 +195,7 @@ class Request:
     refine: Refine | None = None
     batch_size: int = 4  # pictures denoised at once; memory, not result
     given: Given | None = None
+    guide: "Guide | None" = None  # corrects the predicted x0 at every step of every pass, see `sampling.denoise`
     output: Literal["pil", "np", "latent"] = "pil"
     preview_every: int = 0  # steps between previews; 0: none
     tile: int = 0  # VAE tiles in pixels; 0: only where the picture is large

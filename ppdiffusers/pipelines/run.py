@@ -274,7 +274,8 @@ def _pass(job: Job, teller: Teller, begin: prepare.Start, adapters: Adapters, se
         pix2pix = bundle.extra_channels == bundle.latent_channels
         teller = replace(teller, context=replace(teller.context, extra=begin.extra, pix2pix=pix2pix))
     denoiser = partial(Denoiser, model=bundle.schedule, prediction=bundle.prediction, quantize=way.choice.quantize)
-    return Pass(way, teller, denoiser, guidance_of(request.sampling, hires_scale), begin, job.hints[second], adapters)
+    guidance = guidance_of(request.sampling, hires_scale)
+    return Pass(way, teller, denoiser, guidance, begin, job.hints[second], adapters, request.guide)
 
 
 def _first_pass(job: Job, pictures: Sequence[Picture], teller: Teller, adapters: Adapters) -> Events:

@@ -4,7 +4,8 @@ How a pipeline puts it together:
 
     denoiser = Denoiser(network, model_schedule, prediction="eps")
     guided = Guided(denoiser, Conds(positive=(Part(cond),), negative=uncond), stack, Guidance(scale=7.0))
-    denoise = Masked(guided, mask, original)                    # only for inpainting
+    denoise = Steered(guided, guide)                            # only where somebody has a wish about x0
+    denoise = Masked(denoise, mask, original)                   # only for inpainting
     for step in guided.follow(choice.sample(denoise, x, sigmas, noise), len(sigmas) - 1):
         ...                                                     # step.x, step.x0; progress, preview, cancel by leaving
 
@@ -32,6 +33,7 @@ from ppdiffusers.sampling.model_schedule import ModelSchedule
 from ppdiffusers.sampling.samplers import Denoise, Step
 
 Network = Callable[[Tensor, float, Any], Tensor]
+Guide = Callable[[Tensor, float, int, int], Tensor]  # (x0 (B, C, Y, X), sigma, step, steps) -> a better x0
 Stack = Callable[[Sequence[Any]], Any]
 PREDICTIONS = {"eps": "eps", "epsilon": "eps", "v": "v", "v_prediction": "v", "x0": "x0", "sample": "x0"}
 
@@ -185,6 +187,21 @@ class Guided:
                     paddle.split(self.denoiser.output(paddle.concat([x] * len(conds)), sigma, together), len(conds))
                 )
         return [self.denoiser.output(x, sigma, cond) for cond in conds]
+
+
+@dataclass(frozen=True)
+class Steered:
+    """A Denoise whose x0 estimates go through a guide: manifold-preserving guidance (He et al. 2023) and its like.
+
+    The guide is called without autograd; one that wants a gradient switches it on for itself. No gradient runs through
+    the network, so a guide costs what it does itself.
+    """
+
+    guided: Guided
+    guide: Guide
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        return self.guide(self.guided(x, sigma), sigma, self.guided.step, self.guided.steps)
 
 
 def lead(outputs: Sequence[Tensor], weights: Sequence[float | Sequence[float]], base: Tensor, scale: float) -> Tensor:
