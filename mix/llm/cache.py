@@ -6,6 +6,7 @@ a row as one batch. R rows, M room, G key/value heads, D numbers a head.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -104,15 +105,33 @@ class Step:
         self.longest = int(self.after.max())
         cache.reserve(self.longest)
         self.single = bool((counts == 1).all())
-        at = np.concatenate([np.arange(p, a) for p, a in zip(self.past, self.after, strict=True)])
+        if self.single:
+            at = self.past
+        else:
+            at = np.concatenate([np.arange(p, a) for p, a in zip(self.past, self.after, strict=True)])
+        self._at = at
         self.positions = paddle.to_tensor(at.reshape([-1, 1] if self.single else [1, -1]))
-        self._slots = paddle.to_tensor(np.repeat(rows * cache.room, counts) + at)
         self._lengths = paddle.to_tensor(self.after.astype(np.int32))
         everyone = len(rows) == cache.rows and bool((rows == np.arange(cache.rows)).all())
         self._table = None if everyone else paddle.to_tensor(rows[:, None].astype(np.int32))
-        self._ends = np.concatenate([[0], np.cumsum(counts)]).tolist()
-        self._cu_q = paddle.to_tensor(self._ends, dtype="int32")
-        self._cu_k = paddle.to_tensor(np.concatenate([[0], np.cumsum(self.after)]), dtype="int32")
+
+    # What only layers that are called one by one ask for.
+
+    @cached_property
+    def _slots(self) -> Tensor:
+        return paddle.to_tensor(np.repeat(self.rows * self.cache.room, self.counts) + self._at)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return [0, *np.cumsum(self.counts).tolist()]
+
+    @cached_property
+    def _cu_q(self) -> Tensor:
+        return paddle.to_tensor(self._ends, dtype="int32")
+
+    @cached_property
+    def _cu_k(self) -> Tensor:
+        return paddle.to_tensor(np.concatenate([[0], np.cumsum(self.after)]), dtype="int32")
 
     @property
     def pages(self) -> kernels.Pages | None:

