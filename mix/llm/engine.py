@@ -131,6 +131,17 @@ class Stream:
             self._engine.step()
         return self._events.get()
 
+    def take(self) -> list[EngineEvent]:
+        """The events that are there already, without waiting; an `Ended` may have an error."""
+        found: list[EngineEvent] = []
+        while not self._over:
+            try:
+                found.append(self._events.get_nowait())
+            except queue.Empty:
+                break
+            self._over = isinstance(found[-1], Ended)
+        return found
+
     def close(self) -> None:
         """The rest is not wanted: the request ends as "cancelled" unless it has ended already."""
         self._engine.cancel(self._text)
