@@ -15,7 +15,7 @@ COMMANDS = {
     "generate": ("app.cli.generate", "make pictures from text, or from a picture and text, with your checkpoint"),
     "blend": ("app.cli.blend", "two photos made one, with a prompt if you like; or a strip from one to the other"),
     "chat": ("app.cli.chat", "talk to a language model, in a dialogue or through a pipe"),
-    "train": ("app.cli.train", "a LoRA from a folder of pictures; also whole models, ControlNets, words"),
+    "train": ("app.cli.train", "a LoRA from your pictures, or a language model on your texts; also whole models"),
     "models": ("app.cli.models", "which models there are; get more, check them, look them up"),
     "doctor": ("app.cli.doctor", "what is installed, which device and kernels are used, and why others are not"),
     "test": ("app.cli.test", "run the project's tests (arguments go to pytest)"),

@@ -1,6 +1,7 @@
-"""Train on a folder of your own pictures: a LoRA, a whole model, a ControlNet, a word, an autoencoder, a CLIP pair.
+"""Train on your own pictures (a LoRA, a whole model, a ControlNet, a word, an autoencoder, a CLIP pair) or texts (llm).
 
-Captions come from metadata.jsonl or captions.jsonl, from text files beside the pictures, or from the pictures' names.
+`train KIND --help` tells the options of a kind. Captions come from metadata.jsonl or captions.jsonl, from text files
+beside the pictures, or from the pictures' names.
 Ctrl-C stops after the current step and saves; the same command goes on where it stopped.
 """
 
@@ -32,9 +33,19 @@ SIDE = 512  # of models that do not say what they were made for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is trained, on which pictures, from which model, into which file or folder."""
+    """A parser for each kind of training."""
+    from app.cli import train_llm
+
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("kind", choices=KINDS, help="; ".join(f"{kind}: {what[0]}" for kind, what in KINDS.items()))
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    for kind, what in KINDS.items():
+        _add_pictures(kinds.add_parser(kind, help=what[0], description=what[0]))
+    llm = "a language model on your conversations or texts"
+    train_llm.add_arguments(kinds.add_parser("llm", help=llm, description=train_llm.__doc__))
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    """What is trained, on which pictures, from which model, into which file or folder."""
     files = parser.add_argument_group("files")
     files.add_argument("--images", required=True, metavar="FOLDER", help="pictures with captions")
     files.add_argument("--model", "--base", required=True, help="a checkpoint file, or a folder")
@@ -87,6 +98,10 @@ def _add_kinds(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; exit code 130 when it was stopped before its end."""
+    if args.kind == "llm":
+        from app.cli import train_llm
+
+        return train_llm.run(args)
     from app.environment import import_paddle
 
     import_paddle()
@@ -94,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     from ppdiffusers.training.dataset import scan
     from ppdiffusers.training.loop import train
 
-    with Bar(quiet=args.json) as bar, _stopping() as stopped:
+    with Bar(quiet=args.json) as bar, stopping() as stopped:
         dataset = scan(args.images, trigger=args.trigger)
         for problem in dataset.problems:
             _tell_note(args, bar, problem)
@@ -111,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _stopping() -> Iterator[list[int]]:
+def stopping() -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM fill the list once, so that a step is never cut in two; a second Ctrl-C interrupts."""
     caught: list[int] = []
 
