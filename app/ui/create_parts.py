@@ -86,6 +86,25 @@ def start(ui: Page, fields: Fields) -> None:
         fields["init_image"] = gr.Image(
             label=t("Start picture"), type="pil", sources=["upload", "clipboard"], height=300, elem_id="create_init"
         )
+    _repaint(ui, fields)
+    with gr.Row(visible=False) as fields["strength_part"]:  # type: ignore[assignment]
+        fields["strength"] = gr.Slider(
+            0,
+            1,
+            value=0.75,
+            step=0.01,
+            label=t("Change"),
+            info=t("0 keeps the picture, 1 forgets it"),
+            elem_id="create_strength",
+        )
+        fields["fit"] = gr.Dropdown(
+            label=t("Other proportions"), choices=ui.pairs(FITS), value="crop", elem_id="create_fit"
+        )
+
+
+def _repaint(ui: Page, fields: Fields) -> None:
+    """The editor with its brush, and how the painted part is made anew."""
+    t = ui.t
     with gr.Column(visible=False, elem_id="create_mask_part") as fields["mask_part"]:  # type: ignore[assignment]
         fields["editor"] = gr.ImageEditor(
             label=t("Paint over what is to be made anew"),
@@ -115,19 +134,6 @@ def start(ui: Page, fields: Fields) -> None:
             fields["invert_mask"] = gr.Checkbox(label=t("Keep the paint, redo the rest"), elem_id="create_invert_mask")
         fields["padding"] = gr.Slider(
             0, 256, value=32, step=4, label=t("Pixels around the part"), visible=False, elem_id="create_padding"
-        )
-    with gr.Row(visible=False) as fields["strength_part"]:  # type: ignore[assignment]
-        fields["strength"] = gr.Slider(
-            0,
-            1,
-            value=0.75,
-            step=0.01,
-            label=t("Change"),
-            info=t("0 keeps the picture, 1 forgets it"),
-            elem_id="create_strength",
-        )
-        fields["fit"] = gr.Dropdown(
-            label=t("Other proportions"), choices=ui.pairs(FITS), value="crop", elem_id="create_fit"
         )
 
 

@@ -86,6 +86,7 @@ class JobView:
             api_visibility="public" if api_name else "private",
             show_progress="hidden",
             concurrency_limit=None,
+            trigger_mode="multiple",  # a second click queues a second job
         )
 
     def _owner(self, owner: str) -> str:
@@ -152,7 +153,7 @@ class JobView:
                 status, stage, chosen = self.present(job, language)
                 yield status, (stage if stage != shown else gr.skip()), chosen, job.id
                 shown = stage
-            if job.status.final:
+            if now[1].final:  # as it was shown, for it may have ended since
                 return
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -44,8 +44,6 @@ def variables() -> str:
 
 # Gradio's variables -> ours.
 _FILLS = {
-    "body_background_fill": "paper",
-    "body_text_color": "ink",
     "body_text_color_subdued": "soft",
     "background_fill_primary": "card",
     "background_fill_secondary": "paper",
@@ -102,6 +100,8 @@ def make() -> "Base":
 
     theme = gr.themes.Base(font=FONT, font_mono=MONO, radius_size=gr.themes.sizes.radius_md)
     pairs = {}
+    for mode, end in enumerate(("", "_dark")):  # the page's frame is painted before our variables are there
+        pairs |= {f"body_background_fill{end}": COLOURS["paper"][mode], f"body_text_color{end}": COLOURS["ink"][mode]}
     for key, name in _FILLS.items():
         pairs |= {key: f"var(--ms-{name})", f"{key}_dark": f"var(--ms-{name})"}
     known = set(gr.themes.Base.set.__code__.co_varnames)
