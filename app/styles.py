@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ppdiffusers.weights.write import write_text
 
+LARGEST = 4_000_000  # bytes of a table
 COLUMNS = ("name", "prompt", "negative_prompt")
 
 
@@ -37,16 +38,33 @@ BUILT_IN = (
 def load(path: Path) -> list[Style]:
     """The styles of a file; the built-in ones without one. Raises ValueError for a file that is no such table."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
     except FileNotFoundError:
         return list(BUILT_IN)
-    except (OSError, UnicodeDecodeError) as why:
+    except OSError as why:
         raise ValueError(f"{path} cannot be read: {why}") from why
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    if rows.fieldnames is None or "name" not in rows.fieldnames:
-        raise ValueError(f"{path} has no column called name; its first line must be {','.join(COLUMNS)}")
-    found = [Style(*(str(row.get(column) or "") for column in COLUMNS)) for row in rows]
-    return [style for style in found if style.name]
+    return parse(data, str(path))
+
+
+def parse(data: bytes, name: str) -> list[Style]:
+    """The styles in a table's bytes; `name` is for the sentence of the ValueError when it is no such table."""
+    if len(data) > LARGEST:
+        raise ValueError(f"{name} has {len(data):,} bytes; a table of styles has at most {LARGEST:,}")
+    try:
+        rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        if rows.fieldnames is None or "name" not in rows.fieldnames:
+            raise ValueError(f"{name} has no column called name; its first line must be {','.join(COLUMNS)}")
+        # Very old tables of the WebUI call the prompt "text".
+        told = [(row.get("name"), row.get("prompt") or row.get("text"), row.get("negative_prompt")) for row in rows]
+    except (UnicodeDecodeError, csv.Error) as why:
+        raise ValueError(f"{name} cannot be read: {why}") from None
+    found = [Style(*(str(value or "") for value in one)) for one in told]
+    return [style for style in found if style.name.strip()]
+
+
+def merge(ours: Iterable[Style], theirs: Iterable[Style]) -> list[Style]:
+    """Both tables; a style of theirs with the name of one of ours takes its place."""
+    return list({style.name: style for style in (*ours, *theirs)}.values())
 
 
 def save(path: Path, styles: Iterable[Style]) -> None:

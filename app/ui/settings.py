@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app import settings as setting
-from app.ui import render, tokens
+from app.ui import render, styles, tokens
 from app.ui.parts import QUIET, Page
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def build(studio: "Studio", ui: Page) -> None:
     told = gr.HTML("", elem_id="settings_told")
     with gr.Column(elem_classes="ms-card"):
         tokens.build(studio, ui)
+    with gr.Column(elem_classes="ms-card"):
+        styles.build(studio, ui)
     _places(studio, ui)
     ui.language_choosers.append(fields["language"])
     paint = "(wish) => { window.mix.setTheme(wish); return []; }"
