@@ -36,8 +36,6 @@ def readers() -> Mapping[str, Reader]:
 
     def zxing(image: np.ndarray) -> str | None:
         codes = zxingcpp.read_barcodes(image, formats=kinds, text_mode=zxingcpp.TextMode.Plain)
-            image, formats=zxingcpp.BarcodeFormats(zxingcpp.BarcodeFormat.QRCode), text_mode=zxingcpp.TextMode.Plain
-        )
         return codes[0].text if codes else None
 
     found["ZXing"] = zxing
