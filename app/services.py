@@ -5,9 +5,9 @@ each finished picture. Whoever adds a feature adds a params class and a function
 """
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,7 @@ class Saved:
     infotext: str
     seed: int
     index: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what the service knows about it besides
 
     def picture(self) -> PIL.Image.Image:
         """The picture, wherever it is."""

@@ -113,11 +113,11 @@ class Studio:
     ) -> Saved:
         """Put a finished picture into the gallery."""
         if not save:
-            return Saved(None, image, infotext, seed, index)
+            return Saved(None, image, infotext, seed, index, extra or {})
         job = self.worker.current
         kind = f".{self.settings.format}"
         entry = self.store.save(image, infotext, seed, job.id if job else None, extra, kind)
-        return Saved(entry, None, infotext, seed, index)
+        return Saved(entry, None, infotext, seed, index, extra or {})
 
     # --- words and settings ---
 

@@ -13,6 +13,7 @@ from app import __version__, environment
 COMMANDS = {
     "studio": ("app.cli.studio", "the studio in the browser; what starts without a command"),
     "generate": ("app.cli.generate", "make pictures from text, or from a picture and text, with your checkpoint"),
+    "qr": ("app.cli.qr", "a QR code that is a picture, checked by several readers before it is handed over"),
     "blend": ("app.cli.blend", "two photos made one, with a prompt if you like; or a strip from one to the other"),
     "chat": ("app.cli.chat", "talk to a language model, in a dialogue or through a pipe"),
     "train": ("app.cli.train", "a LoRA from your pictures, or a language model on your texts; also whole models"),
