@@ -7,7 +7,7 @@ import gradio as gr
 
 from app.requests import GenerateParams
 from app.ui import create_parts as parts
-from app.ui import fill
+from app.ui import fill, grid
 from app.ui.jobview import JobView
 from app.ui.parts import QUIET, Page, fits
 
@@ -32,6 +32,7 @@ def build(studio: "Studio", ui: Page) -> None:
         with gr.Column(scale=6, min_width=340, elem_classes="ms-stage-column"):
             view = _results(ui, fields, {**fields, **pictures})
             parts.about(ui, view, fields, extras)
+            grid.fold(ui, view, {**fields, **pictures}, params_of)
     ui.remember("create", fields)
     parts.wire_start(fields, extras)
     parts.wire_size(fields, extras)
