@@ -11,7 +11,6 @@ from app.services import service
 if TYPE_CHECKING:
     from app.studio import Studio
     from mix.appflow.artqr.flow import CodePicture
-    from ppdiffusers.pipelines.bundle import Bundle
 
 SAME = ("strength", "version", "follow", "shape", "quiet", "scale", "size", "candidates", "schedule", "clip_skip")
 
