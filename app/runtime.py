@@ -109,7 +109,7 @@ class Runtime:
             model = self.choose(name)
         except (KeyError, ValueError):
             return dict(DEFAULTS)
-        told = _advice(model.path / RECOMMENDED) if model.path.is_dir() else {}
+        told = advice(model.path / RECOMMENDED) if model.path.is_dir() else {}
         return {**DEFAULTS, **{key: told[key] for key in (*DEFAULTS, "width", "height", "schedule") if key in told}}
 
     def _embeddings(self, family: str) -> list[str]:
@@ -154,7 +154,8 @@ def _identity(model: Model) -> tuple[Any, ...]:
     return (str(model.path), model.size, model.changed)
 
 
-def _advice(path: Path) -> Mapping[str, Any]:
+def advice(path: Path) -> Mapping[str, Any]:
+    """What a model's makers advise in its mixstudio.json; empty where there is none."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options; what is left out has the WebUI's defaults."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, help="a checkpoint file (.safetensors, .ckpt) or a diffusers folder")
+    model.add_argument(
+        "--model",
+        default="embedded",
+        help="a checkpoint file (.safetensors, .ckpt) or a diffusers folder; default: the embedded one",
+    )
     model.add_argument("--vae", help="another VAE: a file or a folder")
     model.add_argument("--refiner", help="an SDXL refiner; --switch-at says when it takes over")
     model.add_argument("--switch-at", type=float, default=0.8, metavar="PART")
@@ -181,6 +185,8 @@ def _request(args: argparse.Namespace) -> "Request":
 
     if args.from_picture:
         _take_settings(args)
+    else:
+        _take_advice(args)
     first = secrets.randbelow(2**32) if args.seed < 0 else args.seed
     init = Init(image=_open(args.init), strength=args.strength, fit=args.fit) if args.init else None
     hires = None
@@ -260,6 +266,17 @@ def _take_settings(args: argparse.Namespace) -> None:
     ):
         if key in values and getattr(args, option) == DEFAULTS.get(option):
             setattr(args, option, _number(kind, key, values[key]))
+
+
+def _take_advice(args: argparse.Namespace) -> None:
+    """Fill what the model's folder advises into the options that the user has left at their defaults."""
+    from app.runtime import RECOMMENDED, advice
+    from ppdiffusers.weights.source import locate
+
+    told = advice(locate(args.model) / RECOMMENDED)
+    for option in ("steps", "cfg_scale", "sampler", "schedule"):
+        if option in told and getattr(args, option) == DEFAULTS[option]:
+            setattr(args, option, told[option])
 
 
 def _number(kind: Callable[[str], Any], key: str, text: str) -> Any:

@@ -48,7 +48,7 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     """What is trained, on which pictures, from which model, into which file or folder."""
     files = parser.add_argument_group("files")
     files.add_argument("--images", required=True, metavar="FOLDER", help="pictures with captions")
-    files.add_argument("--model", "--base", required=True, help="a checkpoint file, or a folder")
+    files.add_argument("--model", "--base", required=True, help="a checkpoint file, a folder, or: embedded")
     files.add_argument("--out", "-o", required=True, help="a .safetensors file (lora, inversion) or a folder")
     files.add_argument("--run", metavar="FOLDER", help="state, log, curve and sheets; default: OUT.run")
     files.add_argument("--trigger", default="", help="words put before every caption")
@@ -269,15 +269,18 @@ def _vae(args: argparse.Namespace, dataset: "Dataset") -> "Task":
     from ppdiffusers.weights.load import load_part
 
     config = VAETrainConfig(crop=args.crop, batch=_batch(args), flip=args.flip, part=args.part, seed=args.seed)
-    return VAETask(load_part(args.model, "vae", "float32"), dataset, args.out, config)
+    return VAETask(load_part(args.model, "vae", args.dtype or "float32"), dataset, args.out, config)
 
 
 def _pair(args: argparse.Namespace, dataset: "Dataset") -> "Task":
     from ppdiffusers.models.clip_vision import CLIPModel
     from ppdiffusers.prompt.tokenizer import CLIPTokenizer
     from ppdiffusers.training.pair import PairConfig, PairTask
+    from ppdiffusers.weights.source import locate
 
-    own = (Path(args.model) / "vocab.json").is_file() or (Path(args.model) / "tokenizer.json").is_file()
-    tokenizer = CLIPTokenizer.from_pretrained(args.model) if own else CLIPTokenizer.clip()
+    folder = locate(args.model)
+    own = (folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file()
+    tokenizer = CLIPTokenizer.from_pretrained(folder) if own else CLIPTokenizer.clip()
+    model = CLIPModel.from_pretrained(folder, dtype=args.dtype or "float32")
     config = PairConfig(batch=_batch(args), flip=args.flip, seed=args.seed)
-    return PairTask(CLIPModel.from_pretrained(args.model), tokenizer, dataset, args.out, config)
+    return PairTask(model, tokenizer, dataset, args.out, config)

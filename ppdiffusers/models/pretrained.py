@@ -13,6 +13,7 @@ from ppdiffusers.models.layers import packed_leaves
 from ppdiffusers.weights.entries import entries_of
 from ppdiffusers.weights.file import open_tensors, read_json
 from ppdiffusers.weights.plan import Take, make_plan, refuse_unknown, run_plan
+from ppdiffusers.weights.source import locate
 from ppdiffusers.weights.write import write_tensors, write_text
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Pretrained(nn.Layer):
         Memory never holds more than the model and a few copies of one tensor. Raises ValueError when there is no such
         folder, when the config asks for something unsupported, or when the weights are not exactly the model's.
         """
-        place = Path(folder) / (subfolder or "")
+        place = locate(folder) / (subfolder or "")
         model = cls.empty(cls.CONFIG.from_dict(read_json(place / "config.json")))
         with open_tensors(place, variant) as file:
             plan = make_plan(model, cls.spell, file.shapes, file.path.name)

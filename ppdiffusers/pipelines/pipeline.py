@@ -58,13 +58,22 @@ class DiffusionPipeline:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: str | None = None, **options: Any) -> "DiffusionPipeline":
-        """A diffusers folder. dtype None takes the fastest one that this machine computes well."""
+        """A diffusers folder, or "embedded": the model that comes with MixStudio.
+
+        dtype None takes the fastest one that this machine computes well.
+        """
         return cls(load_bundle(folder, dtype), **options)
 
     @classmethod
     def from_single_file(cls, file: str | Path, dtype: str | None = None, **options: Any) -> "DiffusionPipeline":
         """A checkpoint in one file, as Civitai has them (.safetensors, .ckpt)."""
         return cls(load_bundle(file, dtype), **options)
+
+    @property
+    def side(self) -> int:
+        """Pixels of a side where none is asked for: what the model says it was made for, else the family's usual."""
+        told = self.bundle.unet.config.sample_size
+        return int(told) * self.bundle.factor if told else self.size
 
     # --- sampler ---
 
@@ -144,8 +153,8 @@ class DiffusionPipeline:
             prompts=tuple(p for p in prompts for _ in range(count)),
             negative_prompts=tuple((n or "") for n in negatives for _ in range(count if len(negatives) > 1 else 1)),
             seeds=(seed,) if isinstance(seed, int) else tuple(seed),
-            width=width or self.size,
-            height=height or self.size,
+            width=width or self.side,
+            height=height or self.side,
             sampling=Sampling(
                 sampler=self._scheduler,
                 steps=num_inference_steps,

@@ -89,16 +89,21 @@ class PairTask:
         pictures = self.pictures(indices, [bool(flip and self.config.flip) for flip in chance])
         captions = [self.dataset.examples[i].caption for i in indices]
         out = self.model(self.ids(captions), pictures)
-        scale = LARGEST_SCALE / max(float(self.model.logit_scale.exp()), LARGEST_SCALE)
+        scale = LARGEST_SCALE / max(float(self.model.logit_scale.astype("float32").exp()), LARGEST_SCALE)
         same = np.array([[a == b for b in captions] for a in captions])
         right = out.logits_per_image.argmax(axis=1).numpy()
         accuracy = float(np.mean([same[row, column] for row, column in enumerate(right)]))
         return Loss(contrast(out.logits_per_image * scale, same), {"accuracy": accuracy})
 
     def ids(self, captions: Sequence[str]) -> Tensor:
-        """(B, L) token ids; what does not fit is left out."""
-        length = self.model.config.text_config.max_position_embeddings
-        return paddle.to_tensor(self.tokenizer.rows(captions, length), dtype="int64")
+        """(B, L) token ids, as long as the longest caption; what does not fit is left out.
+
+        The text tower reads from the left and is read at the end token, so padding after it would change nothing.
+        """
+        most = self.model.config.text_config.max_position_embeddings - 2
+        rows = [self.tokenizer.ids(caption)[:most] for caption in captions]
+        length = max(map(len, rows)) + 2
+        return paddle.to_tensor([self.tokenizer.row(row, length) for row in rows], dtype="int64")
 
     def pictures(self, indices: Sequence[int], flips: Sequence[bool]) -> Tensor:
         """(B, 3, Y, X) as the tower sees them."""

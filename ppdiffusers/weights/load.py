@@ -20,6 +20,7 @@ from ppdiffusers.weights.detect import Detected, Part, detect, family_of, predic
 from ppdiffusers.weights.file import TensorFile, open_tensors, read_json
 from ppdiffusers.weights.names import spell_below
 from ppdiffusers.weights.plan import Plan, Shapes, drain, iter_plan, make_plan, refuse_unknown
+from ppdiffusers.weights.source import locate
 
 MODELS: dict[str, type[Pretrained]] = {
     "unet": UNet2DConditionModel,
@@ -106,9 +107,7 @@ def iter_load(source: str | Path, dtype: str = "float32", **options: Any) -> Loa
     Raises ValueError, before or instead of returning anything, for a file or folder that is not a complete, sound
     checkpoint of a supported family.
     """
-    source, how = Path(source), How(dtype=dtype, **options)
-    if not source.exists():
-        raise ValueError(f"there is no file or folder {source}")
+    source, how = locate(source), How(dtype=dtype, **options)
     return _from_folder(source, how) if source.is_dir() else _from_file(source, how)
 
 
@@ -121,7 +120,7 @@ def load_part(source: str | Path, name: str, dtype: str = "float32", family: str
     """One network ("unet", "vae", "text_encoder", "text_encoder_2", "controlnet") from its folder, a pipeline's folder,
     or a single file that holds it. `family` tells a lone VAE's latent scale.
     """
-    source = Path(source)
+    source = locate(source)
     if source.is_dir():
         place = source if (source / "config.json").is_file() else source / name
         return MODELS[name].from_pretrained(place, dtype=dtype)

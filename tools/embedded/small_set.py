@@ -1,0 +1,201 @@
+"""Picture folders for the small models that a CPU trains, from the pack: for the autoencoder, CLIP pair and UNet.
+
+    python small_set.py --data pack --out build/small
+
+Writes OUT/vae (pictures without captions), OUT/pairs and OUT/unet (with metadata.jsonl), as `launch.py train` reads
+them, and OUT/judge: the drawings of vendors that the UNet never sees. Pictures under the GPL or LGPL are left out, and
+so is everything that is held out. The same seed gives the same files.
+"""
+
+import argparse
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scenes import DARK, PALETTE, STYLE, with_article
+
+Record = dict[str, Any]
+
+GENERATOR = ("fluent-3d", "fluent", "fluent-flat", "noto", "twemoji")
+JUDGE = ("emojione", "emojione-v1", "noto-v1", "openmoji", "fxemoji", "art4apps", "openclipart")
+FEW = tuple(  # what the UNet learns; the pairs have all of NAMES
+    """fox|cat face|dog face|panda|koala|pig face|frog|owl|penguin|octopus|butterfly|red apple|green apple|tangerine
+lemon|strawberry|cherries|watermelon|pizza|doughnut|mushroom|sun|crescent moon|star|cloud|fire|sunflower|tulip
+evergreen tree|cactus|red heart|blue heart|balloon|house|rocket|automobile|ghost|grinning face|snowman without snow
+light bulb""".replace("\n", "|").split("|")
+)
+NAMES = tuple(
+    """fox|cat face|dog face|panda|bear|koala|lion|tiger face|cow face|pig face|rabbit face|monkey face|mouse face|frog
+wolf|penguin|owl|baby chick|elephant|turtle|octopus|fish|tropical fish|dolphin|butterfly|lady beetle|honeybee|snail
+red apple|green apple|pear|tangerine|lemon|banana|strawberry|cherries|grapes|watermelon|pineapple|tomato|eggplant
+carrot|mushroom|hamburger|pizza|doughnut|cookie|soft ice cream|birthday cake|lollipop|french fries|hot beverage
+sun|crescent moon|star|cloud|rainbow|fire|droplet|snowflake|sunflower|rose|tulip|hibiscus|four leaf clover|cactus
+palm tree|evergreen tree|deciduous tree|maple leaf|seedling|volcano|red heart|blue heart|green heart|yellow heart|key
+bell|balloon|crown|gem stone|light bulb|umbrella|house|rocket|airplane|automobile|bus|sailboat|soccer ball|basketball
+guitar|camera|trophy|closed book|wrapped gift|alarm clock|ghost|alien|robot|jack-o-lantern|skull
+snowman without snow|grinning face|smiling face with sunglasses|winking face|castle|christmas tree|anchor""".replace(
+        "\n", "|"
+    ).split("|")
+)
+SAY = {"snowman without snow": "snowman", "closed book": "book", "soft ice cream": "ice cream cone"}
+SAY |= {"wrapped gift": "gift", "jack-o-lantern": "halloween pumpkin", "hot beverage": "cup of coffee"}
+SAY |= {"lady beetle": "ladybug", "automobile": "car", "deciduous tree": "tree", "honeybee": "bee"}
+PLAIN = ("white", "light grey", "yellow", "light green", "light blue", "pink", "beige", "lavender", "red", "blue")
+PLAIN += ("green", "orange", "purple", "black")
+
+
+class Pack:
+    """Records of the pack and their pictures, decoded when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        def lines(name: str) -> list[Record]:
+            found = [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+            return [r for r in found if "GPL" not in r["licence"]]
+
+        self.drawings, self.photos = lines("captions.jsonl"), lines("photos.jsonl")
+        wanted = {r["file"] for r in self.drawings + self.photos}
+        self.blobs: dict[str, bytes] = {}
+        for path in sorted(folder.glob("pack_*.tar")):
+            with tarfile.open(path) as archive:
+                for member in archive:
+                    if member.name in wanted and (file := archive.extractfile(member)) is not None:
+                        self.blobs[member.name] = file.read()
+
+    def open(self, record: Record, mode: str = "RGBA") -> Image.Image:
+        return Image.open(io.BytesIO(self.blobs[record["file"]])).convert(mode)
+
+
+def solid(colour: Any, rng: np.random.Generator, jitter: float = 10.0) -> tuple[int, int, int]:
+    """One RGB colour near another."""
+    shifted = np.clip(np.asarray(colour) + rng.uniform(-jitter, jitter, 3), 0, 255)
+    return int(shifted[0]), int(shifted[1]), int(shifted[2])
+
+
+def place(ground: Image.Image, drawing: Image.Image, share: float, centre: tuple[float, float], flip: bool) -> None:
+    """Put a drawing on the ground: `share` of its side, around a centre in shares of it."""
+    side = max(8, round(ground.width * share))
+    small = drawing.resize((side, side), Image.Resampling.LANCZOS)
+    small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else small
+    ground.paste(small, tuple(round(ground.width * c - side / 2) for c in centre), small)
+
+
+def modules(rng: np.random.Generator, side: int = 256) -> Image.Image:
+    """Two-coloured fields of modules, as in QR codes."""
+    count = int(rng.integers(21, 46))
+    bits = rng.random((count, count)) < 0.5
+    dark, light = rng.uniform(0, 110, 3), rng.uniform(150, 255, 3)
+    field = np.where(bits[..., None], dark, light).astype(np.uint8)
+    return Image.fromarray(field).resize((side, side), Image.Resampling.NEAREST)
+
+
+def for_vae(pack: Pack, rng: np.random.Generator, count: int) -> Iterator[Image.Image]:
+    """Drawings on grounds of every kind, photographs and module fields."""
+    drawings = [r for r in pack.drawings if r["split"] == "train"]
+    photos = [r for r in pack.photos if r["split"] == "train"]
+    for _ in range(count):
+        kind = rng.random()
+        if kind < 0.08:
+            yield modules(rng)
+            continue
+        photo = pack.open(photos[rng.integers(len(photos))], "RGB")
+        if kind < 0.38:
+            yield photo
+            continue
+        words = list(PALETTE)
+        flat = Image.new("RGB", (256, 256), solid(PALETTE[words[rng.integers(len(words))]], rng, 20))
+        ground = photo if kind < 0.48 else Image.new("RGB", (256, 256), "white") if kind < 0.7 else flat
+        for _ in range(int(rng.choice([1, 2, 4]))):
+            drawing = pack.open(drawings[rng.integers(len(drawings))])
+            x, y = rng.uniform(0.3, 0.7, 2)
+            place(ground, drawing, float(rng.uniform(0.5, 1.0)), (float(x), float(y)), rng.random() < 0.5)
+        yield ground
+
+
+def caption(record: Record, ground: str, rng: np.random.Generator) -> str:
+    """One of the many ways to say what a picture shows."""
+    name = SAY.get(record["name"], record["name"])
+    colour = "red" if name == "fox" and rng.random() < 0.5 else record["colour"]
+    if colour and colour not in name.split() and rng.random() < 0.35:
+        name = f"{colour} {name}"
+    said = with_article(name, {**record, "name": name})
+    if rng.random() < 0.65:
+        ways = [w for w in STYLE[record["style"]] if "{bare}" not in w]
+        said = ways[rng.integers(len(ways))].format(said)
+    if ground != "white" or rng.random() < 0.35:
+        article = "an" if ground[0] in "aeio" else "a"
+        said += f", {ground} background" if rng.random() < 0.5 else f" on {article} {ground} background"
+    return said
+
+
+def alone(pack: Pack, record: Record, ground: str, rng: np.random.Generator) -> Image.Image:
+    """One drawing, large, on a plain ground."""
+    colour = (255, 255, 255) if ground == "white" else solid(PALETTE[ground], rng)
+    picture, share = Image.new("RGB", (256, 256), colour), float(rng.uniform(0.8, 0.94))
+    x, y = 0.5 + rng.uniform(-0.02, 0.02, 2)
+    place(picture, pack.open(record), share, (float(x), float(y)), bool(record["flip"]) and rng.random() < 0.5)
+    return picture
+
+
+def captioned(
+    pack: Pack, rng: np.random.Generator, chosen: Callable[[Record], bool], each: int
+) -> Iterator[tuple[Image.Image, str, Record]]:
+    """Every chosen drawing on `each` grounds, the first of them white."""
+    for record in pack.drawings:
+        if record["name"] not in NAMES or not chosen(record):
+            continue
+        light = [w for w in PLAIN[1:] if w not in DARK or record["style"] not in ("outline", "silhouette")]
+        free = [w for w in light if not record["colour"] or record["colour"] not in w]
+        for word in ("white", *rng.choice(free, each - 1, replace=False)):
+            yield alone(pack, record, str(word), rng), caption(record, str(word), rng), record
+
+
+def write(folder: Path, made: Iterator[tuple[Image.Image, str, Record]], side: int) -> int:
+    """Pictures and metadata.jsonl; gives how many."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = list[str]()
+    for number, (picture, said, record) in enumerate(made):
+        name = f"{number:05d}.png"
+        picture = picture if side == 256 else picture.resize((side, side), Image.Resampling.BOX)
+        picture.save(folder / name, compress_level=1)
+        told = {"file_name": name, "text": said, "name": record["name"], "style": record["style"]}
+        lines.append(json.dumps(told | {"source": record["source"], "id": record["id"]}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", default="vae,pairs,unet,judge")
+    parser.add_argument("--count", type=int, default=5000, help="pictures for the autoencoder")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    pack, only = Pack(args.data), args.only.split(",")
+
+    def fresh() -> np.random.Generator:
+        return np.random.default_rng(args.seed)
+
+    if "vae" in only:
+        (args.out / "vae").mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(for_vae(pack, fresh(), args.count)):
+            picture.save(args.out / "vae" / f"{number:05d}.png", compress_level=1)
+        print(f"vae: {args.count} pictures")
+    kept = ("train", "heldout_combo")
+    sets: dict[str, tuple[Callable[[Record], bool], int, int]] = {
+        "pairs": (lambda r: r["split"] == "train", 4, 128),
+        "unet": (lambda r: r["split"] == "train" and r["source"] in GENERATOR and r["name"] in FEW, 3, 256),
+        "judge": (lambda r: r["split"] in kept and r["source"] in JUDGE, 4, 128),
+    }
+    for name, (chosen, each, side) in sets.items():
+        if name in only:
+            print(f"{name}: {write(args.out / name, captioned(pack, fresh(), chosen, each), side)} pictures")
+
+
+if __name__ == "__main__":
+    main()
