@@ -288,13 +288,14 @@ def preview(access: Access, version: Version) -> bytes | None:
 
 
 def search(access: Access, query: str, types: Sequence[str] = (), limit: int = 20) -> list[dict[str, Any]]:
-    """Models by words: id, name, type, base, downloads, link, newest version. Refused with a sentence."""
+    """Models by words, tame ones only: id, name, type, base, downloads, link, newest version. Refused as a sentence."""
     known = {name.lower(): name for name in ("Checkpoint", "LORA", "LoCon", "DoRA", "TextualInversion", "VAE")}
     known |= {"controlnet": "Controlnet", "upscaler": "Upscaler"}
     wrong = [t for t in types if t.lower() not in known]
     if wrong:
         raise ValueError(f"Civitai has no type {wrong[0]!r} for us; there are {', '.join(known.values())}")
-    values = [("query", query), ("limit", str(max(1, min(limit, 100)))), *(("types", known[t.lower()]) for t in types)]
+    values = [("query", query), ("limit", str(max(1, min(limit, 100)))), ("nsfw", "false")]
+    values += [("types", known[t.lower()]) for t in types]
     content, _ = get_json(access, f"{access.civitai}/api/v1/models?{urlencode(values, quote_via=quote)}")
     return [_found(row) for row in _rows(content, "items")]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.jobs import QueueFull
-from app.ui import models_care, render
+from app.ui import models_care, models_search, render
 from app.ui.jobview import PICK, JobView
 from app.ui.parts import QUIET, Page
 
@@ -117,6 +117,7 @@ def _add(studio: "Studio", ui: Page, shelf: Shelf) -> None:
     view = JobView(ui, "models", stage=False)
     view.stops(stop)
     view.starts_jobs(get.click, _submit(studio), [source])
+    models_search.build(studio, ui, source)
     look.click(_plan(studio, ui), inputs=[source], outputs=[told], **QUIET)
     inputs = [shelf.kind, shelf.search, shelf.chosen]
     view.status.change(shelf.draw, inputs=inputs, outputs=[shelf.cards], queue=False, **QUIET)

@@ -30,27 +30,20 @@ def build(studio: "Studio", ui: Page) -> None:
     create = ui.forms.get("create", {})
     lists = [which, *([create["styles"]] if "styles" in create else [])]
 
-    def showing(request: gr.Request, words: str, **values: Any) -> list[Any]:
-        choices = [gr.update(choices=_names(studio)) for _ in lists]
-        return [render.notice(ui.say(words, request, **values)) if words else "", *choices]
-
     def change(request: gr.Request, change: Any, words: str, **values: Any) -> list[Any]:
         try:
             found = change(studio.styles())
             styles.save(studio.styles_path, found)
         except (ValueError, OSError) as why:
             return [render.trouble(str(why), ui.language(request)), *(gr.skip() for _ in lists)]
-        return showing(request, words, **values)
+        return [render.notice(ui.say(words, request, **values)), *(gr.update(choices=_names(studio)) for _ in lists)]
 
     _importing(take, change, [told, *lists])
     _keeping(keep, name, create, change, [told, *lists])
-    delete.click(
-        lambda name, request: change(request, lambda s: _without(s, name), "The style {name} is deleted.", name=name),
-        inputs=[which],
-        outputs=[told, *lists],
-        **QUIET,
+    _deleting(delete, which, change, [told, *lists])
+    this_page().load(
+        lambda: ["", *(gr.update(choices=_names(studio)) for _ in lists)], outputs=[told, *lists], queue=False, **QUIET
     )
-    this_page().load(lambda request: showing(request, ""), outputs=[told, *lists], queue=False, **QUIET)
 
 
 def _names(studio: "Studio") -> list[str]:
@@ -86,6 +79,13 @@ def _keeping(button: Any, name: Any, create: dict[str, Any], change: Any, output
         return change(request, kept, "The style {name} is kept.", name=name.strip())
 
     button.click(keep, inputs=[name, create["prompt"], create["negative_prompt"]], outputs=outputs, **QUIET)
+
+
+def _deleting(button: Any, which: Any, change: Any, outputs: list[Any]) -> None:
+    def delete(name: str | None, request: gr.Request) -> list[Any]:
+        return change(request, lambda found: _without(found, name), "The style {name} is deleted.", name=name)
+
+    button.click(delete, inputs=[which], outputs=outputs, **QUIET)
 
 
 def _without(found: Iterable[styles.Style], name: str | None) -> list[styles.Style]:

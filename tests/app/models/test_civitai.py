@@ -344,7 +344,7 @@ def test_searching(site, access):
     site.add("civitai.test", "/api/v1/models", {"items": rows, "metadata": {}})
     found = civitai.search(access, "wet paint & more", ["lora"], 5)
     assert [row["id"] for row in found] == [10]
-    assert "query=wet%20paint%20%26%20more&limit=5&types=LORA" in site.seen[-1].path
+    assert "query=wet%20paint%20%26%20more&limit=5&nsfw=false&types=LORA" in site.seen[-1].path
     with pytest.raises(ValueError, match="no type"):
         civitai.search(access, "x", ["Poses"])
 
@@ -354,3 +354,21 @@ def test_plan_writes_nothing(site, settings, access):
     assert (planned.source, planned.kind, planned.title) == ("civitai", "lora", "Water v2")
     assert not settings.models.exists()
     assert module.ACCEPTED
+
+
+def test_what_civitai_found_is_shown_as_text():
+    from app.ui.models_search import listed
+
+    row = {
+        "link": '"><script>x</script>',
+        "name": "<img src=x onerror=y>",
+        "type": "LORA",
+        "base": "",
+        "creator": "<b>",
+        "downloads": 0,
+    }
+    shown = listed([row])
+    assert "<script" not in shown
+    assert "<img" not in shown
+    assert "LORA · &lt;b&gt;" in shown
+    assert listed([]) == ""
