@@ -115,6 +115,9 @@ class Chat:
                     maximum=2**32 - 1,
                 )  # fmt: skip
 
+        for name, part in fields.items():
+            part.elem_id = part.elem_id or f"chat_{name}"
+
     def _names(self) -> list[str]:
         return list(self.studio.llms.models())
 

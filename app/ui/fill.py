@@ -153,16 +153,21 @@ def _plain(nodes: Mapping[str, Any], value: Any, default: float) -> float | int:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else default
 
 
-def _find(nodes: Mapping[str, Any], link: Any, key: str, depth: int = 0) -> Any:
-    """The first plain value of `key` up the links from here."""
-    inputs = _node(nodes, link)
-    value = inputs.get(key)
-    if value is not None and not isinstance(value, list):
-        return value
-    if depth > 20:
-        return None
-    links = [value] if isinstance(value, list) else [v for v in inputs.values() if isinstance(v, list)]
-    return next((found for step in links if (found := _find(nodes, step, key, depth + 1)) is not None), None)
+def _find(nodes: Mapping[str, Any], link: Any, key: str) -> Any:
+    """The first plain value of `key` up the links from here, nearest first; a graph that bites its tail ends too."""
+    waiting, seen = [link], set[str]()
+    while waiting:
+        here = waiting.pop(0)
+        name = str(here[0]) if isinstance(here, list) and here else ""
+        if name in seen:
+            continue
+        seen.add(name)
+        inputs = _node(nodes, here)
+        value = inputs.get(key)
+        if value is not None and not isinstance(value, list):
+            return value
+        waiting += [value] if isinstance(value, list) else [v for v in inputs.values() if isinstance(v, list)]
+    return None
 
 
 def _comfy_loras(nodes: Mapping[str, Any], link: Any) -> list[str]:
