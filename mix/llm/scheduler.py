@@ -4,8 +4,11 @@ Texts are served in the order they came. Each step every text that is being cont
 of the step's budget goes to prompts, oldest first, in chunks. A text that needs a block when there is none takes those
 of the youngest one, which is computed again later. The oldest text therefore always goes on, and since no text is
 taken that does not fit alone, all of them end.
+
+Prompts are cut, and continued from what is known of them, only at multiples of `grain` tokens.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -56,8 +59,10 @@ class Work(Generic[T]):
 class Scheduler(Generic[T]):
     """Texts that wait and texts that are being computed, over one pool of blocks."""
 
-    def __init__(self, pool: BlockPool, max_running: int, prefill_chunk: int) -> None:
+    def __init__(self, pool: BlockPool, max_running: int, prefill_chunk: int, grain: int = 1) -> None:
         self.pool, self.max_running, self.prefill_chunk = pool, max_running, prefill_chunk
+        self.grain = grain if grain <= prefill_chunk else 1
+        self._even = math.lcm(self.grain, pool.size) // pool.size  # blocks that hold whole grains
         self.waiting: deque[T] = deque()
         self.running: list[T] = []
         self.preemptions = 0
@@ -77,7 +82,7 @@ class Scheduler(Generic[T]):
         works: list[Work[T]] = []
         budget, short = self.prefill_chunk, False
         for text in list(self.running):
-            count = 1 if text.left == 1 else min(text.left, budget)
+            count = self._chunk(text, budget)
             if not count or text not in self.running:
                 continue
             if not self._grow(text, text.computed + count):
@@ -85,14 +90,22 @@ class Scheduler(Generic[T]):
                 continue
             budget -= count if text.left > 1 else 0
             works.append(Work(text, count))
-        while not short and budget and self.waiting and len(self.running) < self.max_running:
+        while not short and budget >= self.grain and self.waiting and len(self.running) < self.max_running:
             text = self._admit()
             if text is None:
                 break
-            count = min(text.left, budget)
+            count = self._chunk(text, budget)
             budget -= count
             works.append(Work(text, count))
         return sorted(works, key=lambda work: work.count > 1)
+
+    def _chunk(self, text: T, budget: int) -> int:
+        """How many tokens of a text to compute: all that are left, or whole grains within the budget."""
+        count = min(text.left, budget)
+        if text.left == 1 or count == text.left:
+            return text.left
+        count -= count % self.grain
+        return text.left if count == text.left - 1 else count  # a single one would be computed as a continuation
 
     def done(self, work: Work[T]) -> None:
         """The tokens are computed; full blocks can be shared from now on."""
@@ -141,10 +154,15 @@ class Scheduler(Generic[T]):
         A text whose beginning is just being computed for another one waits for that.
         """
         text, size = self.waiting[0], self.pool.size
-        wanted = text.digests[: (len(text.tokens) - 1) // size]  # one token at least must be computed, for its scores
+        # Two tokens at least are computed: the last for its scores, another so that it is no continuation.
+        wanted = text.digests[: max(len(text.tokens) - 2, 0) // size]
         found = self.pool.match(wanted)
+        if uneven := len(found) % self._even:
+            self.pool.release(found[-uneven:])
+            del found[-uneven:]
+        after = wanted[len(found) : len(found) + self._even]
         short = self.pool.blocks_for(len(text.tokens)) - len(found) > self.pool.available
-        if short or any(digest in self._under_way for digest in wanted[len(found) : len(found) + 1]):
+        if short or any(digest in self._under_way for digest in after):
             self.pool.release(found)
             return None
         self.waiting.popleft()

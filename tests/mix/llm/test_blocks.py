@@ -73,15 +73,15 @@ def crowds(draw):
         prompt = draw(st.lists(st.integers(0, 1), min_size=1, max_size=most - 1))
         new = draw(st.integers(1, most - len(prompt)))
         texts.append((draw(st.integers(0, 10)), prompt, new, draw(st.none() | st.integers(0, 30))))
-    return size, blocks, draw(st.integers(1, 4)), draw(st.integers(1, 9)), texts
+    return size, blocks, draw(st.integers(1, 4)), draw(st.integers(1, 9)), draw(st.sampled_from([1, 1, 3, 4])), texts
 
 
 @given(crowds())
 @settings(max_examples=200, deadline=None)
 def test_everybody_ends_in_any_crowd(crowd):
-    size, blocks, max_running, chunk, asked = crowd
+    size, blocks, max_running, chunk, grain, asked = crowd
     pool = BlockPool(blocks, size)
-    scheduler = Scheduler(pool, max_running, chunk)
+    scheduler = Scheduler(pool, max_running, chunk, grain)
     coming = sorted(enumerate(asked), key=lambda item: item[1][0])
     texts, goals, ended, arrived = {}, {}, [], count()
     for step in range(5000):
@@ -125,9 +125,10 @@ def check(pool, scheduler, works, texts, chunk):
     order = [text.number for text in (*scheduler.running, *scheduler.waiting)]
     assert order == sorted(order)
     assert scheduler.running[0] in [work.text for work in works]
-    assert sum(work.count for work in works if work.count > 1) <= chunk
+    assert sum(work.count for work in works if work.count > 1) <= chunk + 1
     for work in works:
         assert work.count >= 1
+        assert work.complete or work.count % scheduler.grain == 0
         assert len(work.text.blocks) * pool.size >= work.text.computed + work.count
     written = [(w.text.blocks[i // pool.size], i % pool.size) for w in works
                for i in range(w.text.computed, w.text.computed + w.count)]  # fmt: skip

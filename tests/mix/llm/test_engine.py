@@ -86,15 +86,22 @@ def crowds(draw):
                       draw(st.integers(1, 14))))  # fmt: skip
     least = max(-(-(length + new) // size) for _, length, _, new in asked)
     blocks = least + draw(st.integers(0, 2 * least))
-    return draw(st.sampled_from(KINDS)), size, blocks, draw(st.integers(1, 5)), draw(st.integers(1, 30)), asked
+    sizes = draw(st.integers(1, 5)), draw(st.integers(1, 30)), draw(st.sampled_from([1, 6, 48]))
+    return draw(st.sampled_from(KINDS)), size, blocks, *sizes, asked
 
 
 @given(crowds())
 @settings(max_examples=25, deadline=None)
 def test_tokens_do_not_depend_on_the_company(crowd):
-    family, size, blocks, max_running, chunk, asked = crowd
+    family, size, blocks, max_running, chunk, grain, asked = crowd
     engine = Engine(
-        model_of(family), None, blocks=blocks, block_size=size, max_running=max_running, prefill_chunk=chunk
+        model_of(family),
+        None,
+        blocks=blocks,
+        block_size=size,
+        max_running=max_running,
+        prefill_chunk=chunk,
+        grain=grain,
     )
     text = text_of(family)
     prompts = [[*text[: n - 1], (text[n - 1] + other) % 97] for _, n, other, _ in asked]
@@ -173,7 +180,7 @@ def test_an_end_token_ends_and_a_constraint_is_kept():
 
 
 def test_a_known_beginning_is_not_computed_again():
-    engine, text = Engine(model_of("llama"), None, blocks=20, block_size=4), text_of("llama")
+    engine, text = Engine(model_of("llama"), None, blocks=20, block_size=4, grain=1), text_of("llama")
     first = ids_of(*collect(engine, [Request(ids=text[:14], config=plain(8))]))
     longer = [*text[:14], *first, 5, 6, 7]
     (events,) = collect(engine, [Request(ids=longer, config=plain(6))])
@@ -339,7 +346,7 @@ def test_soak():
     dice, text = random.Random(7), text_of("llama")
     ends, peaks = [], []
     model = AutoModelForCausalLM.from_config(golden.load("llama")["config"] | {"num_hidden_layers": 1}).eval()
-    engine = Engine(model, None, blocks=70, block_size=4, max_running=32, max_waiting=200, prefill_chunk=128)
+    engine = Engine(model, None, blocks=70, block_size=4, max_running=32, max_waiting=200, prefill_chunk=128, grain=4)
 
     def listener(number):
         def listen(event):
@@ -369,5 +376,5 @@ def test_soak():
     assert {"cancelled", "length"} == {reason for _, reason in ends}
     load = engine.load()
     assert (load.held, load.running, load.waiting) == (0, 0, 0)
-    assert load.preemptions > 10
+    assert load.preemptions > 3
     assert peaks[1] - peaks[0] < 20_000, "kilobytes that the last 1,500 requests added"
