@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import PIL.Image
 
@@ -18,6 +19,7 @@ from mix.appflow.artqr.tone import array, enlarge, image, luma
 
 WATCHED = (*QUICK, "2x", "noise")  # asked in every round; the full set only where these pass
 DARK = 0.3  # an even dark region reads as light in readers with narrow windows, so dark wishes count less
+STARS = 0.08  # how much the light ones among dark ones count
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,12 @@ class Refined:
 def wish_of(light: np.ndarray, layout: Layout, follow: float) -> Wish:
     """What a picture's luminance (Y, X) would like its modules to be."""
     lead = layout.sample(light, 0.3) - border(light, layout, follow)
-    return Wish(lead < 0, np.abs(lead) * np.where(lead < 0, DARK, 1.0) + 0.02)
+    dark = lead < 0
+    weight = np.abs(lead) * np.where(dark, DARK, 1.0) + 0.02
+    rows, columns = np.indices(dark.shape)
+    deep = cv2.GaussianBlur(dark.astype(np.float32), (0, 0), 1.2) > 0.8
+    stars = deep & (rows % 2 == 1) & (columns % 2 == 1)  # one in four stays light where all would be dark
+    return Wish(dark & ~stars, np.where(stars, np.maximum(weight, STARS), weight))
 
 
 def fitted(code: Code, light: np.ndarray, layout: Layout, request: ArtQRRequest, avoid: set[int]) -> Code:

@@ -63,7 +63,8 @@ def middle(values: np.ndarray) -> float:
 def repaired(rgb: np.ndarray, code: Code, layout: Layout, look: Look) -> np.ndarray:
     """The picture (Y, X, 3) with every module beyond the border by the look's margin, as readers see it.
 
-    A few rounds: neighbours overlap, values clip, and what readers compare with moves along.
+    A few rounds: neighbours overlap, values clip, and what readers compare with moves along. Dark modules among dark
+    ones get a dent, darker in the middle than around, because readers with narrow windows take an even region as light.
     """
     light = luma(rgb)
     edge = border(light, layout, look.follow)
@@ -85,8 +86,10 @@ def repaired(rgb: np.ndarray, code: Code, layout: Layout, look: Look) -> np.ndar
         easy = (lacks < -0.05) & (blurry == 0)  # neighbours have helped: take some back
         amount = np.where(easy, 0.85 * amount, amount + np.maximum(lacks, 0))
         amount = np.minimum(amount + np.where(sign > 0, STEP, STEP / 2) * blurry, 1.2)
-        dent = np.minimum(dent + np.where(sign < 0, STEP, 0) * blurry, 0.3)
-        now = _dressed(light + stencil(amount * sign) - disc(dent), code, layout, edge, look)
+        dent = np.minimum(dent + np.where(sign < 0, STEP, 0) * blurry, 0.2)
+        dots_in, around = disc(dent), layout.spread(dent)
+        now = np.maximum(light + stencil(amount * sign), around - dots_in) - dots_in
+        now = _dressed(now, code, layout, edge, look)
     return to_luma(rgb, now)
 
 
