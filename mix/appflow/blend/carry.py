@@ -84,13 +84,15 @@ def settled(begun: Tensor, ended: Tensor, zone: np.ndarray | None = None) -> tup
     weight = np.ones(first.shape[:2], np.float32)
     if zone is not None:
         weight = cv2.resize(zone, (first.shape[1], first.shape[0]), interpolation=cv2.INTER_AREA) + 1e-6
-    if _roughness(first + change, weight) <= ROUGHER * _roughness(first, weight):
+    sound = ROUGHER * _roughness(first, weight) / max(_roughness(first + change, weight), 1e-9)
+    if sound >= 1:
         return ended, 1.0
     broad, own = (cv2.GaussianBlur(rows, (0, 0), BROAD) for rows in (change, first))
     fine = change - broad
     near, new = (cv2.GaussianBlur((x**2).mean(axis=2), (0, 0), 2.0) for x in (first - own, fine))
     keep = np.minimum(1.0, HIDES * np.sqrt(near / (new + 1e-12)))
-    return to_latents(first + broad + keep[..., None] * fine), float((keep * weight).sum() / weight.sum())
+    calm = first + sound * (broad + keep[..., None] * fine)  # who errs in the fine is not sure in the broad either
+    return to_latents(calm), float((keep * weight).sum() / weight.sum())
 
 
 def _roughness(rows: np.ndarray, weight: np.ndarray) -> float:

@@ -45,7 +45,7 @@ def test_noise_left_by_a_model_is_taken_out_and_paint_is_not():
     ended, kept = settled(begun, paint + to_latents(noise))
     assert kept < 0.7
     before, after = (float(np.square(to_rows(x) - to_rows(paint)).mean()) for x in (paint + to_latents(noise), ended))
-    assert after < 0.5 * before
+    assert after < 0.75 * before
 
 
 @pytest.mark.parametrize("shape", [(128, 160), (97, 131), (40, 300)])
