@@ -13,7 +13,7 @@ from typing import Any
 
 import PIL.Image
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from app import __version__
 from app.i18n import translate
@@ -24,6 +24,7 @@ from app.ui import render
 from app.ui.parts import language_for
 
 ASSETS = ROOT / "assets" / "studio"
+DOCS = Path(__file__).with_name("apidocs.html")  # drawn from /openapi.json in the browser, nothing from elsewhere
 OWN_FILES = {"icon.svg": "image/svg+xml", "icon-192.png": "image/png", "icon-512.png": "image/png"}
 KEEP = {"Cache-Control": "private, max-age=86400"}
 THUMB, THUMBS = 360, 400  # pixels of a thumbnail's longer side; how many are kept in memory
@@ -215,6 +216,10 @@ def _add_files(routes: APIRouter) -> None:
         if name not in OWN_FILES:
             raise HTTPException(404, "there is no such file")
         return FileResponse(ASSETS / name, media_type=OWN_FILES[name], headers=KEEP)
+
+    @routes.get("/docs")
+    def docs() -> HTMLResponse:
+        return HTMLResponse(DOCS.read_text(encoding="utf-8"))
 
     @routes.get("/favicon.ico")
     def favicon() -> Response:

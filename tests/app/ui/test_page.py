@@ -282,6 +282,12 @@ def test_the_page_and_what_makes_it_installable(client):
     assert client.get("/favicon.ico").status_code == 200
 
 
+def test_the_interface_is_described(client):
+    assert "/openapi.json" in client.get("/docs").text
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/v1/jobs", "/sdapi/v1/txt2img"} <= set(paths)
+
+
 def test_the_queue_is_told_and_changed(studio, client):
     gone = client.post("/ui/queue/none/cancel")
     assert gone.status_code == 404
