@@ -21,7 +21,7 @@ from app.store import Entry
 if TYPE_CHECKING:
     from app.studio import Studio
     from ppdiffusers.pipelines.bundle import Bundle
-    from ppdiffusers.pipelines.request import Request
+    from ppdiffusers.pipelines.request import Mask, Request, Sampling
 
 Service = Callable[["Studio", Any], Iterator[Any]]
 # kind -> where its service is defined; imported when the first job of the kind is submitted.
@@ -171,11 +171,38 @@ def to_request(studio: "Studio", params: GenerateParams, bundle: "Bundle") -> It
 
 def _values(studio: "Studio", params: GenerateParams, advice: dict[str, Any]) -> dict[str, Any]:
     """The parts of a request that need no model."""
-    from ppdiffusers.pipelines.request import Hires, Init, Mask, Noise, Sampling
+    from ppdiffusers.pipelines.request import Hires, Init, Noise
 
     seed = secrets.randbelow(2**32) if params.seed < 0 else params.seed
     variation = secrets.randbelow(2**32) if params.variation_seed < 0 else params.variation_seed
-    sampling = Sampling(
+    noise = Noise(
+        rng=params.rng or studio.settings.rng,  # type: ignore[arg-type]
+        variation_seed=variation,
+        variation_strength=params.variation_strength,
+        eta_seed_delta=params.eta_seed_delta,
+    )
+    init = None
+    if params.init_image is not None:
+        init = Init(image=params.init_image, strength=params.strength, fit=params.fit)
+    return {
+        "seeds": (seed,),
+        "sampling": _sampling(params, advice),
+        "noise": noise,
+        "init": init,
+        "mask": _mask(params),
+        "hires": Hires(**params.hires.model_dump()) if params.hires is not None else None,
+        "clip_skip": params.clip_skip,
+        "emphasis": params.emphasis,
+        "batch_size": params.batch_size,
+        "preview_every": studio.settings.preview_every,
+    }
+
+
+def _sampling(params: GenerateParams, advice: dict[str, Any]) -> "Sampling":
+    """What the params leave open is as the model's makers advise."""
+    from ppdiffusers.pipelines.request import Sampling
+
+    return Sampling(
         sampler=params.sampler or advice["sampler"],
         schedule=advice.get("schedule", params.schedule) if params.sampler is None else params.schedule,
         steps=params.steps or advice["steps"],
@@ -187,36 +214,21 @@ def _values(studio: "Studio", params: GenerateParams, advice: dict[str, Any]) ->
         s_noise=params.s_noise,
         **({} if params.s_tmax is None else {"s_tmax": params.s_tmax}),
     )
-    noise = Noise(
-        rng=params.rng or studio.settings.rng,  # type: ignore[arg-type]
-        variation_seed=variation,
-        variation_strength=params.variation_strength,
-        eta_seed_delta=params.eta_seed_delta,
+
+
+def _mask(params: GenerateParams) -> "Mask | None":
+    from ppdiffusers.pipelines.request import Mask
+
+    if params.mask is None:
+        return None
+    return Mask(
+        image=params.mask,
+        blur=params.mask_blur,
+        content=params.masked_content,
+        only_masked=params.only_masked,
+        padding=params.padding,
+        invert=params.invert_mask,
     )
-    init = mask = None
-    if params.init_image is not None:
-        init = Init(image=params.init_image, strength=params.strength, fit=params.fit)
-    if params.mask is not None:
-        mask = Mask(
-            image=params.mask,
-            blur=params.mask_blur,
-            content=params.masked_content,
-            only_masked=params.only_masked,
-            padding=params.padding,
-            invert=params.invert_mask,
-        )
-    return {
-        "seeds": (seed,),
-        "sampling": sampling,
-        "noise": noise,
-        "init": init,
-        "mask": mask,
-        "hires": Hires(**params.hires.model_dump()) if params.hires is not None else None,
-        "clip_skip": params.clip_skip,
-        "emphasis": params.emphasis,
-        "batch_size": params.batch_size,
-        "preview_every": studio.settings.preview_every,
-    }
 
 
 def _control(studio: "Studio", params: GenerateParams, unit: Any) -> Iterator[Any]:

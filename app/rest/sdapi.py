@@ -101,22 +101,10 @@ def _add_running(routes: APIRouter, studio: Studio) -> None:
         """How far the running job is, with its latest preview."""
         job = studio.worker.current
         waiting = len(studio.worker.waiting())
-        done, of = (job.done, job.of) if job else (0, 0)
-        state = {
-            "skipped": False,
-            "interrupted": bool(job and job.cancelled),
-            "stopping_generation": False,
-            "job": job.id if job else "",
-            "job_count": waiting + (job is not None),
-            "job_timestamp": time.strftime("%Y%m%d%H%M%S", time.localtime(job.created)) if job else "0",
-            "job_no": 0,
-            "sampling_step": done,
-            "sampling_steps": of,
-        }
         return {
-            "progress": done / of if of else 0.0,
+            "progress": job.done / job.of if job and job.of else 0.0,
             "eta_relative": (job.remaining or 0.0) if job else 0.0,
-            "state": state,
+            "state": _state(job, waiting),
             "current_image": None if skip_current_image else _preview(job),
             "textinfo": f"{waiting} waiting" if waiting else None,
         }
@@ -146,6 +134,21 @@ def _add_running(routes: APIRouter, studio: Studio) -> None:
     def reload() -> dict[str, Any]:
         """Nothing to do: a checkpoint is loaded when a job needs it."""
         return {}
+
+
+def _state(job: Job | None, waiting: int) -> dict[str, Any]:
+    """The running job in the WebUI's words."""
+    return {
+        "skipped": False,
+        "interrupted": bool(job and job.cancelled),
+        "stopping_generation": False,
+        "job": job.id if job else "",
+        "job_count": waiting + (job is not None),
+        "job_timestamp": time.strftime("%Y%m%d%H%M%S", time.localtime(job.created)) if job else "0",
+        "job_no": 0,
+        "sampling_step": job.done if job else 0,
+        "sampling_steps": job.of if job else 0,
+    }
 
 
 def _preview(job: Job | None) -> str | None:
