@@ -1,11 +1,9 @@
 """OpenAI's own client against a live server over a tiny model."""
 
-import importlib.util
 import json
 import re
 import sys
 import time
-from pathlib import Path
 
 import httpx
 import openai
@@ -13,10 +11,7 @@ import paddle
 import pytest
 
 from mix.llm import GenerationConfig, Request
-
-spec = importlib.util.spec_from_file_location("tiny_llm", Path(__file__).with_name("tiny_llm.py"))
-tiny_llm = sys.modules["tiny_llm"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny_llm)
+from tests.app.rest import tiny_llm
 
 HELLO = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say hello."}]
 JSON = {"content-type": "application/json"}
