@@ -118,9 +118,8 @@ def _load(address: str, args: argparse.Namespace, process: int) -> None:
     assert sum(ends.values()) == len(set(ids)) == share * args.clients
     slow = statistics.quantiles(looks, n=20)[-1]
     print(f"{len(ids)} jobs in {time.perf_counter() - begun:.0f} s: {dict(ends)}; told to wait {len(refused)} times")
-    print(
-        f"the page's questions ({len(looks)}): median {statistics.median(looks):.0f} ms, 95 % {slow:.0f} ms, worst {max(looks):.0f} ms"
-    )
+    usual = statistics.median(looks)
+    print(f"the page's questions ({len(looks)}): median {usual:.0f} ms, 95 % {slow:.0f} ms, worst {max(looks):.0f} ms")
     third = sizes[len(sizes) // 3]
     print(f"memory: {third:.0f} MB after a third, {sizes[-1]:.0f} MB at the end")
 

@@ -118,12 +118,22 @@ class Person:
         assert not [f for f in self.faults if not any(h in f for h in HARMLESS)]
 
 
-@pytest.fixture
-def person(browser, live):
-    """Somebody with a fresh browser in English."""
+@pytest.fixture(scope="session")
+def desk(browser):
+    """One browser profile: what it has fetched before it does not fetch again."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-GB")
-    yield Person(context.new_page(), live).open()
+    yield context
     context.close()
+
+
+@pytest.fixture
+def person(desk, live):
+    """Somebody with a browser in English that remembers nothing of the tests before."""
+    desk.clear_cookies()
+    somebody = Person(desk.new_page(), live).open()
+    yield somebody
+    somebody.page.evaluate("localStorage.clear()")
+    somebody.page.close()
 
 
 @pytest.fixture
