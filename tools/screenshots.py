@@ -86,8 +86,9 @@ def shoot(browser: Any, address: str, out: Path, dark: bool, phone: bool, langua
         viewport=size, color_scheme="dark" if dark else "light", locale="zh-CN" if language == "zh" else "en-GB"
     )
     page = context.new_page()
+    page.set_default_timeout(180_000)
     page.goto(address)
-    page.wait_for_selector("#create_go")
+    page.wait_for_selector("#create_go", timeout=180_000)
     page.wait_for_timeout(1500)
     end = "".join(f"-{word}" for word, on in (("phone", phone), ("dark", dark), (language, language != "en")) if on)
     files = []
