@@ -45,6 +45,8 @@ class Look:
             body=min(self.body + by, 0.35),
             follow=self.follow * 0.85,
             quiet=min(self.quiet + by, 0.4),
+            share=min(self.share + by / 2, 0.4),
+            rounds=min(self.rounds + 3, 18),
         )
 
 
@@ -74,7 +76,7 @@ def repaired(rgb: np.ndarray, code: Code, layout: Layout, look: Look) -> np.ndar
     amount, dent = np.zeros_like(sign), np.zeros_like(sign)
     stencil, disc = _stencil(layout, look.shape), _stencil(layout, "dot")
     now = _dressed(light, code, layout, edge, look)
-    for _ in range(look.rounds):
+    for number in range(look.rounds):
         lacks = np.maximum(
             look.margin + extra - sign * (layout.sample(now, CENTRE) - edge),
             look.body + extra - sign * (layout.sample(now, WHOLE) - edge),
@@ -83,7 +85,7 @@ def repaired(rgb: np.ndarray, code: Code, layout: Layout, look: Look) -> np.ndar
         lacks = np.where(single, lacks, -1)
         if lacks.max() < 0.01 and blurry.max() < 0.05:
             break
-        easy = (lacks < -0.05) & (blurry == 0)  # neighbours have helped: take some back
+        easy = (lacks < -0.05) & (blurry == 0) & (number < look.rounds / 2)  # neighbours have helped: take some back
         amount = np.where(easy, 0.85 * amount, amount + np.maximum(lacks, 0))
         amount = np.minimum(amount + np.where(sign > 0, STEP, STEP / 2) * blurry, 1.2)
         dent = np.minimum(dent + np.where(sign < 0, STEP, 0) * blurry, 0.2)
