@@ -41,10 +41,10 @@ def test_the_gradient_through_the_decoder_is_right():
     z.stop_gradient = False
     (slope,) = paddle.grad([value(z)], [z])
     way = paddle.to_tensor(np.random.default_rng(1).normal(0, 1, z.shape).astype("float32"))
-    step = 1e-2
+    step = 2e-3
     with paddle.no_grad():
         numeric = float(value(z + way * step) - value(z - way * step)) / (2 * step)
-    assert float((slope * way).sum()) == pytest.approx(numeric, rel=0.03, abs=1e-6)
+    assert float((slope * way).sum()) == pytest.approx(numeric, rel=0.05, abs=1e-6)
 
 
 def test_a_nudge_lowers_the_loss_and_weights_stay():
