@@ -16,7 +16,9 @@ from paddle import Tensor
 
 from ppdiffusers.pipelines.bundle import Bundle
 
-ROUGHER = 1.4  # than the draft's: what painted latents may be before noise is suspected
+ROUGHER = 1.15, 0.5  # than the draft's: where latents begin to be suspect of noise, and how much more is surely noise
+WHITE = 0.62, 0.18  # the same of the roughness of the change itself
+SURE = 0.4  # of a change's broad strokes, where its detail is noise
 BROAD = 1.5  # latent pixels: what is broader is no noise
 HIDES = 0.45  # as much noise, next to the detail of a place, is not seen there
 TRUST = 0.18  # a change of colour at which the old detail is mostly dropped
@@ -84,15 +86,23 @@ def settled(begun: Tensor, ended: Tensor, zone: np.ndarray | None = None) -> tup
     weight = np.ones(first.shape[:2], np.float32)
     if zone is not None:
         weight = cv2.resize(zone, (first.shape[1], first.shape[0]), interpolation=cv2.INTER_AREA) + 1e-6
-    sound = ROUGHER * _roughness(first, weight) / max(_roughness(first + change, weight), 1e-9)
-    if sound >= 1:
+    doubt = _doubt(first, change, weight)
+    if doubt == 0:
         return ended, 1.0
     broad, own = (cv2.GaussianBlur(rows, (0, 0), BROAD) for rows in (change, first))
     fine = change - broad
     near, new = (cv2.GaussianBlur((x**2).mean(axis=2), (0, 0), 2.0) for x in (first - own, fine))
-    keep = np.minimum(1.0, HIDES * np.sqrt(near / (new + 1e-12)))
-    calm = first + sound * (broad + keep[..., None] * fine)  # who errs in the fine is not sure in the broad either
+    keep = 1 - doubt * (1 - np.minimum(1.0, HIDES * np.sqrt(near / (new + 1e-12))))
+    sure = 1 - doubt * (1 - SURE)  # who errs in the fine is not sure in the broad either
+    calm = first + sure * (broad + keep[..., None] * fine)
     return to_latents(calm), float((keep * weight).sum() / weight.sum())
+
+
+def _doubt(first: np.ndarray, change: np.ndarray, weight: np.ndarray) -> float:
+    """From 0, the change is paint, to 1, it is noise: by how white it is, and how rough it leaves the latents."""
+    rougher = _roughness(first + change, weight) / max(_roughness(first, weight), 1e-9)
+    found = ((rougher - ROUGHER[0]) / ROUGHER[1], (_roughness(change, weight) - WHITE[0]) / WHITE[1])
+    return min(max(*found, 0.0), 1.0)
 
 
 def _roughness(rows: np.ndarray, weight: np.ndarray) -> float:
