@@ -19,33 +19,7 @@ Make = Callable[[dict[str, Any]], GenerateParams]
 
 def fold(ui: Page, view: "JobView", inputs: Mapping[str, Any], make: Make) -> None:
     """Three axes, what they cost, and the button; `make` turns the values of the form's `inputs` into params."""
-    t = ui.t
-    fields: dict[str, Any] = {}
-    with gr.Accordion(t("X/Y/Z grid"), open=False, elem_classes="ms-fold", elem_id="create_grid_fold"):
-        for letter in "xyz":
-            with gr.Row(elem_classes="ms-row-tight"):
-                fields[letter] = gr.Dropdown(
-                    label=letter.upper(),
-                    choices=[(t("Nothing"), ""), *((name, name) for name in AXES)],
-                    value="",
-                    scale=2,
-                    min_width=130,
-                    elem_id=f"create_grid_{letter}",
-                )
-                fields[f"{letter}_values"] = gr.Textbox(
-                    label=t("Values"),
-                    placeholder=HINTS[letter],
-                    lines=1,
-                    max_length=10_000,
-                    scale=3,
-                    min_width=160,
-                    elem_id=f"create_grid_{letter}_values",
-                )
-        with gr.Row(elem_classes="ms-row-tight"):
-            fields["legend"] = gr.Checkbox(label=t("Labels on the sheet"), value=True, elem_id="create_grid_legend")
-            fields["each"] = gr.Checkbox(label=t("Keep the single pictures too"), elem_id="create_grid_each")
-        cost = gr.Markdown("", elem_classes="ms-note", elem_id="create_grid_cost")
-        go = gr.Button(t("Make the grid"), elem_id="create_grid_go")
+    fields, cost, go = _form(ui)
     names, own = list(inputs), list(fields)
 
     def params(*values: Any) -> GridParams:
@@ -69,6 +43,44 @@ def fold(ui: Page, view: "JobView", inputs: Mapping[str, Any], make: Make) -> No
     changes = [part.change for part in fields.values()]
     gr.on(changes, tell, inputs=asked, outputs=[cost], trigger_mode="always_last", queue=False, **QUIET)
     ui.remember("grid", fields)
+
+
+def _form(ui: Page) -> tuple[dict[str, Any], Any, Any]:
+    """The fields, the place for the cost, and the button."""
+    t = ui.t
+    fields: dict[str, Any] = {}
+    with gr.Accordion(t("X/Y/Z grid"), open=False, elem_classes="ms-fold", elem_id="create_grid_fold"):
+        _axes(ui, fields)
+        with gr.Row(elem_classes="ms-row-tight"):
+            fields["legend"] = gr.Checkbox(label=t("Labels on the sheet"), value=True, elem_id="create_grid_legend")
+            fields["each"] = gr.Checkbox(label=t("Keep the single pictures too"), elem_id="create_grid_each")
+        cost = gr.Markdown("", elem_classes="ms-note", elem_id="create_grid_cost")
+        go = gr.Button(t("Make the grid"), elem_id="create_grid_go")
+    return fields, cost, go
+
+
+def _axes(ui: Page, fields: dict[str, Any]) -> None:
+    """What varies, and by which values; three times."""
+    t = ui.t
+    for letter in "xyz":
+        with gr.Row(elem_classes="ms-row-tight"):
+            fields[letter] = gr.Dropdown(
+                label=letter.upper(),
+                choices=[(t("Nothing"), ""), *((name, name) for name in AXES)],
+                value="",
+                scale=2,
+                min_width=130,
+                elem_id=f"create_grid_{letter}",
+            )
+            fields[f"{letter}_values"] = gr.Textbox(
+                label=t("Values"),
+                placeholder=HINTS[letter],
+                lines=1,
+                max_length=10_000,
+                scale=3,
+                min_width=160,
+                elem_id=f"create_grid_{letter}_values",
+            )
 
 
 def params_of(base: GenerateParams, values: Mapping[str, Any]) -> GridParams:
