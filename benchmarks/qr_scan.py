@@ -193,7 +193,7 @@ def keep(rows: Sequence[dict[str, Any]], made: Sequence[Any], args: argparse.Nam
     path.parent.mkdir(exist_ok=True)
     fixed = {"date": datetime.date.today().isoformat(), "model": Path(args.model).name if args.model else "none"}
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, list(COLUMNS))
         writer.writeheader()
         for row, code in zip(rows, made, strict=True):
             told = {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}

@@ -223,7 +223,7 @@ def _expert(ui: Page, studio: "Studio", fields: dict[str, Any]) -> None:
             fields["guidance_end"] = gr.Slider(
                 0, 1, value=1, step=0.05, label=t("Guidance to"), elem_id="qr_guidance_end"
             )
-            fields["rounds"] = gr.Slider(1, 20, value=6, step=1, label=t("Rounds of repair"), elem_id="qr_rounds")
+            fields["rounds"] = gr.Slider(1, 20, value=8, step=1, label=t("Rounds of repair"), elem_id="qr_rounds")
         nets = [model.name for model in studio.catalog.list("controlnet") if not model.problem]
         for unit in (1, 2):
             with gr.Row():

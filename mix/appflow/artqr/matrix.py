@@ -151,8 +151,8 @@ def _data(segments: Sequence[util.QRData], version: int, level: str, eci: bool) 
     buffer = _message(segments, version, eci)
     limit = 8 * sum(len(b.data) for b in blocks(version, level))
     buffer.put(0, min(4, limit - len(buffer)))
+    buffer.put(0, -len(buffer) % 8)  # belongs to the message: OpenCV minds other bits here after an ECI header
     used = len(buffer)
-    buffer.put(0, -used % 8)
     for i in range((limit - len(buffer)) // 8):
         buffer.put((0xEC, 0x11)[i % 2], 8)
     return list(buffer.buffer), used

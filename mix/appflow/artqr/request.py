@@ -87,7 +87,7 @@ class ArtQRRequest:
     clip_skip: int = 1
     controls: tuple[CodeControl, ...] = ()
     steering: Steering = Steering()
-    rounds: int = 6
+    rounds: int = 8
     wish: float = 0.95
     preview_every: int = 0
 
