@@ -1,5 +1,6 @@
 """The engine's laws: tokens of a request do not depend on its company, every request ends once, every block returns."""
 
+import gc
 import importlib.util
 import random
 import threading
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mix.llm import AutoModelForCausalLM, Busy, Ended, Engine, GenerationConfig, Request, Token
+from mix.llm.engine import Served
 
 spec = importlib.util.spec_from_file_location("llm_golden", Path(__file__).with_name("golden.py"))
 golden = importlib.util.module_from_spec(spec)
@@ -377,4 +379,9 @@ def test_soak():
     load = engine.load()
     assert (load.held, load.running, load.waiting) == (0, 0, 0)
     assert load.preemptions > 3
-    assert peaks[1] - peaks[0] < 20_000, "kilobytes that the last 1,500 requests added"
+    open_streams.clear()
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, Served)], "requests that are over are kept"
+    # The process grows at first and then hardly: 12,000 requests added 107 MB up to the 2,000th, 19 up to the 6,000th
+    # and 5 in the last 6,000.
+    assert peaks[1] - peaks[0] < 80_000, "kilobytes that the last 1,500 requests added"
