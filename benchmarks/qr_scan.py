@@ -39,8 +39,8 @@ SCRIPTS = (
 )
 SUBJECTS = ("a red apple", "a cat", "a yellow flower", "a castle", "a hot air balloon", "a ship", "a tiger", "a tree")
 PLACES = ("on a blue background", "in a meadow", "in the snow", "on white", "on a gradient background", "at sunset")
-COLUMNS = ("date", "model", "number", "text", "version", "side", "ok", "reader", "plain", "stress", "margin", "rounds")
-COLUMNS += ("seconds", "ssim", "ssim_small", "colours", "clip")
+COLUMNS: tuple[str, ...] = ("date", "model", "number", "text", "version", "side", "ok", "reader", "plain", "stress")
+COLUMNS += ("margin", "rounds", "seconds", "ssim", "ssim_small", "colours", "clip")
 
 
 def main() -> None:
@@ -144,7 +144,7 @@ def photograph(folder: Path, number: int, rng: np.random.Generator) -> PIL.Image
     image = PIL.ImageEnhance.Brightness(image).enhance(float(rng.uniform(0.7, 1.4)))
     hue, saturation, value = image.convert("HSV").split()
     turn = int(rng.integers(0, 256)) if rng.random() < 0.5 else 0
-    return PIL.Image.merge("HSV", (hue.point(lambda h: (h + turn) % 256), saturation, value)).convert("RGB")
+    return PIL.Image.merge("HSV", (hue.point([(h + turn) % 256 for h in range(256)]), saturation, value)).convert("RGB")
 
 
 def _bundle(model: str) -> Any:
