@@ -49,6 +49,10 @@ def _cross_entropy(k: Any, a: Ask) -> Any:
     return k.cross_entropy(a.full(8, 512), a.paddle.zeros([8], dtype="int64"))
 
 
+def _linear_cross_entropy(k: Any, a: Ask) -> Any:
+    return k.linear_cross_entropy(a.full(8, 64), a.full(64, 512), a.paddle.zeros([8], dtype="int64"))
+
+
 def _rope(k: Any, a: Ask) -> Any:
     angles = a.paddle.zeros([8, 32], dtype="float32")
     return k.rope(a.full(1, 8, 9, 64), angles, angles)
@@ -105,6 +109,7 @@ PROBES: dict[str, Callable[[Any, Ask], Any]] = {
     "concat_channels": lambda k, a: k.concat_channels(a.full(2, 8, 8, 320), a.full(2, 8, 8, 640)),
     "upsample_nearest2x": lambda k, a: k.upsample_nearest2x(a.full(2, 8, 8, 320)),
     "cross_entropy": _cross_entropy,
+    "linear_cross_entropy": _linear_cross_entropy,
     "adamw_step": _adamw,
 }
 

@@ -321,7 +321,8 @@ def quantized_rows(weight: QuantizedWeight, ids: Tensor, *, dtype: str = "float3
         raise ValueError(f"quantized_rows makes float32 or bfloat16, not {dtype!r}")
     count = weight.shape[1]
     plain = ids.numpy()  # two reductions by Paddle cost a token more than its vector
-    if plain.size and not 0 <= (least := int(plain.min())) <= (most := int(plain.max())) < count:
+    least, most = (int(plain.min()), int(plain.max())) if plain.size else (0, 0)
+    if plain.size and not 0 <= least <= most < count:
         raise ValueError(f"quantized_rows: ids must be within 0..{count - 1}, they run from {least} to {most}")
     if weight.blocks.place.is_cpu_place() and build.load("quant"):
         whole = ids if ids.dtype == paddle.int64 else ids.astype("int64")

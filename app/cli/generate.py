@@ -273,7 +273,10 @@ def _take_advice(args: argparse.Namespace) -> None:
     from app.runtime import RECOMMENDED, advice
     from ppdiffusers.weights.source import locate
 
-    told = advice(locate(args.model) / RECOMMENDED)
+    try:
+        told = advice(locate(args.model) / RECOMMENDED)
+    except ValueError:  # loading tells what is wrong with it, after the options have been checked
+        return
     for option in ("steps", "cfg_scale", "sampler", "schedule"):
         if option in told and getattr(args, option) == DEFAULTS[option]:
             setattr(args, option, told[option])

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -42,7 +43,8 @@ class Caller:
         async def send(message):
             sent.append(dict(message))
 
-        asyncio.run(self.guard(scope, receive, send))
+        with ThreadPoolExecutor(1) as thread:  # a browser's tests leave a running loop in this one
+            thread.submit(asyncio.run, self.guard(scope, receive, send)).result()
         if kind == "websocket":
             return sent[0]["type"], {}, b""
         told = {k.decode().lower(): v.decode() for k, v in sent[0]["headers"]}

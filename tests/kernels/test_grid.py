@@ -193,7 +193,8 @@ def test_every_kernel_means_the_same(case, dtype, grad):
     assert "reference" in taken
 
 
-ELSEWHERE = {"adamw_step", "quantized_linear"}  # tested below and in test_quant.py: their inputs fit no case
+# Tested below, in test_quant.py and in test_decoder.py: their inputs fit no case.
+ELSEWHERE = {"adamw_step", "quantized_linear", "decoder_step"}
 
 
 def test_the_grid_knows_every_op():
