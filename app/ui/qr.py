@@ -304,7 +304,8 @@ def _report(ui: Page, view: JobView) -> None:
         siblings = sorted(siblings, key=lambda one: -one.extra["qr"]["score"])
         return report(entry.extra["qr"], language, entry.id) + _badges(siblings, entry.id, language)
 
-    view.chosen.change(show, inputs=[view.chosen], outputs=[box], **QUIET)
+    # The stage changes too when a further candidate gets ready while the first one stays chosen.
+    gr.on([view.chosen.change, view.stage.change], show, inputs=[view.chosen], outputs=[box], **QUIET)
 
 
 def report(told: dict[str, Any], language: str, picture: int) -> str:

@@ -102,8 +102,7 @@ class ArtQR:
     def _paint(self, request: ArtQRRequest, code: Code, meter: Meter) -> Generator[Event, None, tuple]:
         """The picture without a code, at the model's own size, and its infotext."""
         if request.picture is not None:
-            side = self._native if self.bundle is not None else request.side
-            given = pixels.fit(pixels.load_image(request.picture), (side, side))
+            given = pixels.fit(pixels.load_image(request.picture), (request.side, request.side))
             return given, ""
         assert self.bundle is not None
         yield Note("painting the picture")

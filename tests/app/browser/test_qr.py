@@ -17,11 +17,12 @@ def test_a_code_is_made_downloaded_and_read(person, tmp_path):
     page.locator("#qr_own button.label-wrap").click()
     page.locator("#qr_picture input[type=file]").first.set_input_files(tmp_path / "own.png")
     page.locator("#qr_picture img").first.wait_for()
-    person.number("qr_candidates", 1)
+    person.number("qr_candidates", 2)
     page.locator("#qr_expert button.label-wrap").click()
     person.number("qr_redraw", 0)
     page.locator("#qr_go").click()
     page.locator("#qr_report").get_by_text("Scans with every reader").wait_for(timeout=120_000)
+    page.locator("#qr_report ol li").nth(1).wait_for(timeout=60_000)
     assert page.locator("#qr_report tbody tr").count() == len(scan.readers())
     link = page.locator("#qr_report a[download]").get_attribute("href") or ""
     with urllib.request.urlopen(person.address + link, timeout=10) as answer:
