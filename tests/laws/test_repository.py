@@ -12,7 +12,8 @@ from app.cli import COMMANDS
 ROOT = Path(__file__).parents[2]
 PAPERS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OWN_OPTIONS = {"--gpu", "--cpu", "--help", "--version"}
-OWN_OPTIONS |= {"--port", "--listen", "--desktop", "--data", "--auth", "--token", "--tiny"}  # the studio needs no command
+# The studio needs no command.
+OWN_OPTIONS |= {"--port", "--listen", "--desktop", "--data", "--auth", "--token", "--tiny"}
 
 
 def read(name: str) -> str:
