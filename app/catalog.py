@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from app.cache import hash_cache
 from app.settings import ROOT, Settings
 from ppdiffusers.pipelines.describe import file_hash, remembered_hash
 from ppdiffusers.weights.detect import detect
@@ -60,13 +61,6 @@ class Model:
     def title(self) -> str:
         """Name and short hash, as the WebUI shows checkpoints."""
         return f"{self.name} [{self.digest}]" if self.digest else self.name
-
-
-def hash_cache() -> Path:
-    """Where the hashes of model files are remembered: reading gigabytes takes seconds."""
-    from kernels.build import cache_folder
-
-    return cache_folder() / "hashes.json"
 
 
 class Catalog:

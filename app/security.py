@@ -30,7 +30,6 @@ COOKIE = "mixstudio_session"
 SESSION_SECONDS = 7 * 24 * 3600
 TRIES, TRY_SECONDS = 5, 60.0  # wrong passwords from one address, and how long they count
 OPEN_PATHS = ("/login", "/studio/icon.svg", "/manifest.json", "/favicon.ico")
-PICTURE_PIXELS = 64_000_000  # larger pictures are refused before they are unpacked
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from app import __version__
-from app.security import PICTURE_PIXELS, Guard, Policy
+from app.security import Guard, Policy
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -45,11 +45,12 @@ def make(studio: "Studio", policy: Policy | None = None) -> Guard:
     import PIL.Image
     from fastapi import FastAPI
 
+    from app.pictures import MAX_PIXELS
     from app.rest import errors
     from app.ui import app as page
     from app.ui import routes, theme
 
-    PIL.Image.MAX_IMAGE_PIXELS = PICTURE_PIXELS // 2  # Pillow refuses at twice this number
+    PIL.Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses at twice this number
     fastapi = FastAPI(title="MixStudio", version=__version__, redoc_url=None, docs_url=None)
     errors.install(fastapi)
     for name in INTERFACES:

@@ -4,7 +4,7 @@ The page, HTTP and the command line share it; nothing else holds state.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,11 @@ class Studio:
 
     def job(self, job_id: str) -> Job:
         """A job of either line. Raises KeyError with a sentence."""
-        worker = self.network if job_id in self.network.jobs else self.worker
-        return worker.get(job_id)
+        return (self.network if job_id in self.network.jobs else self.worker).get(job_id)
+
+    def worker_of(self, job: Job) -> Worker:
+        """The worker in whose line a job is or was."""
+        return self.network if job.id in self.network.jobs else self.worker
 
     def jobs(self) -> list[Job]:
         """All jobs of this run, oldest first."""
@@ -88,7 +91,7 @@ class Studio:
 
     def cancel(self, job: Job) -> None:
         """End a job, wherever it is."""
-        (self.network if job.id in self.network.jobs else self.worker).cancel(job)
+        self.worker_of(job).cancel(job)
 
     def skipped(self) -> bool:
         """Whether the running job was asked to leave its present picture; asking takes the mark away."""
@@ -145,13 +148,6 @@ class Studio:
             self.catalog.refresh(settings)
         self.catalog.settings = settings
         return settings
-
-
-def follow(job: Job, handle: Callable[[Any], None]) -> Job:
-    """Hand every event of a job to `handle`, to its end."""
-    for _, event in job.follow():
-        handle(event)
-    return job
 
 
 def results(job: Job) -> Iterator[Saved]:

@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.cache import hash_cache
+
 if TYPE_CHECKING:
     from ppdiffusers.pipelines.bundle import Bundle
     from ppdiffusers.pipelines.request import Mask, Request
@@ -143,13 +145,6 @@ def _load(args: argparse.Namespace, bar: Any) -> "Bundle":
         bar.show(1, 1, "hashing")
         bundle = replace(bundle, digest=file_hash(Path(args.model), hash_cache()))
     return bundle
-
-
-def hash_cache() -> Path:
-    """Where the hashes of model files are remembered: reading gigabytes takes seconds."""
-    from kernels.build import cache_folder
-
-    return cache_folder() / "hashes.json"
 
 
 def _library(args: argparse.Namespace, bundle: "Bundle") -> Any:

@@ -35,7 +35,6 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 
 def job_json(studio: Studio, job: Job, brief: bool = False) -> dict[str, Any]:
     """A job: where it is, how far, and what it made."""
-    worker = studio.network if job.id in studio.network.jobs else studio.worker
     told: dict[str, Any] = {
         "id": job.id,
         "kind": job.kind,
@@ -43,7 +42,7 @@ def job_json(studio: Studio, job: Job, brief: bool = False) -> dict[str, Any]:
         "created": job.created,
         "started": job.started,
         "ended": job.ended,
-        "place": worker.place(job),
+        "place": studio.worker_of(job).place(job),
         "step": job.done,
         "of": job.of,
         "remaining": job.remaining,

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
 from app.jobs import Job, Status
-from app.pictures import decode
+from app.pictures import MAX_PIXELS, decode
 from app.preprocess import preprocess
 from app.rest.events import data_uri
 from app.rest.sdapi_convert import MODULES, answer, encoded, to_params
@@ -200,8 +200,8 @@ def _enlarged(image: PIL.Image.Image, body: ExtrasBody) -> PIL.Image.Image:
     size = tuple(max(1, round(side * body.upscaling_resize)) for side in image.size)
     if body.resize_mode == 1:
         size = (body.upscaling_resize_w, body.upscaling_resize_h)
-    if size[0] * size[1] > 64_000_000:
-        raise ValueError(f"{size[0]} x {size[1]} is more than 64 megapixels")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"{size[0]} x {size[1]} is more than {MAX_PIXELS // 10**6} megapixels")
     image = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
     box = _crop_box(image.size, size) if body.resize_mode == 1 and body.upscaling_crop else None
     first = _resized(image, body.upscaler_1, size, box)

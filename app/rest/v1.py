@@ -96,8 +96,7 @@ def _add_jobs(routes: APIRouter, studio: Studio) -> None:
     def move(job_id: str, body: Place) -> dict[str, Any]:
         """Give a waiting job another place in the line."""
         found = studio.job(job_id)
-        worker = studio.network if found.id in studio.network.jobs else studio.worker
-        worker.move(found, body.place)
+        studio.worker_of(found).move(found, body.place)
         return job_json(studio, found, brief=True)
 
     @routes.get("/history", tags=["jobs"])

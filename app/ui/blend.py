@@ -10,7 +10,7 @@ from app.jobs import Job
 from app.requests_blend import WITHOUT, BlendParams
 from app.studio import results
 from app.ui.jobview import JobView
-from app.ui.parts import QUIET, Page
+from app.ui.parts import QUIET, Page, painting_fields
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -182,23 +182,9 @@ def _fitting(ui: Page, fields: dict[str, Any]) -> None:
 
 def _painting(ui: Page, studio: "Studio", fields: dict[str, Any]) -> None:
     """The model and its knobs."""
-    t, told = ui.t, studio.runtime.recommended()
+    t = ui.t
     with gr.Accordion(t("Model and sampling"), open=False, elem_classes="ms-fold", elem_id="blend_painting"):
-        names = [model.name for model in studio.catalog.list("checkpoint") if not model.problem]
-        choices = [(t("The usual one"), ""), *((name, name) for name in names), (t("None: blend pixels only"), WITHOUT)]
-        fields["model"] = gr.Dropdown(label=t("Model"), choices=choices, value="", elem_id="blend_model")
-        fields["negative_prompt"] = gr.Textbox(
-            label=t("Negative prompt"), lines=1, max_lines=4, max_length=100_000, elem_id="blend_negative"
-        )
-        with gr.Row():
-            fields["steps"] = gr.Slider(1, 150, value=told["steps"], step=1, label=t("Steps"), elem_id="blend_steps")
-            fields["cfg_scale"] = gr.Slider(
-                0, 30, value=told["cfg_scale"], step=0.5, label=t("CFG scale"), elem_id="blend_cfg"
-            )
-        fields["seed"] = gr.Number(
-            label=t("Seed"), value=-1, precision=0, minimum=-1, maximum=2**32 - 1, info=t("-1 is a new one each time"),
-            elem_id="blend_seed",
-        )  # fmt: skip
+        fields |= painting_fields(t, studio, "blend", (t("None: blend pixels only"), WITHOUT))
         nets = [model.name for model in studio.catalog.list("controlnet") if not model.problem]
         with gr.Row():
             fields["control"] = gr.Dropdown(

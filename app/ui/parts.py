@@ -225,3 +225,26 @@ def fits(part: Any, value: Any) -> bool:
             isinstance(one, str | int | float) and one in known for one in wanted
         )
     return False
+
+
+def painting_fields(t: Callable[[str], str], studio: "Studio", prefix: str, without: tuple[str, str]) -> dict[str, Any]:
+    """The model and its knobs as Art QR and Blend have them; `without` is (label, value) of the choice of no model."""
+    told = studio.runtime.recommended()
+    names = [model.name for model in studio.catalog.list("checkpoint") if not model.problem]
+    choices = [(t("The usual one"), ""), *((name, name) for name in names), without]
+    fields: dict[str, Any] = {
+        "model": gr.Dropdown(label=t("Model"), choices=choices, value="", elem_id=f"{prefix}_model"),
+        "negative_prompt": gr.Textbox(
+            label=t("Negative prompt"), lines=1, max_lines=4, max_length=100_000, elem_id=f"{prefix}_negative"
+        ),
+    }
+    with gr.Row():
+        fields["steps"] = gr.Slider(1, 150, value=told["steps"], step=1, label=t("Steps"), elem_id=f"{prefix}_steps")
+        fields["cfg_scale"] = gr.Slider(
+            0, 30, value=told["cfg_scale"], step=0.5, label=t("CFG scale"), elem_id=f"{prefix}_cfg"
+        )
+    fields["seed"] = gr.Number(
+        label=t("Seed"), value=-1, precision=0, minimum=-1, maximum=2**32 - 1, info=t("-1 is a new one each time"),
+        elem_id=f"{prefix}_seed",
+    )  # fmt: skip
+    return fields

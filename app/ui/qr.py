@@ -10,7 +10,7 @@ from app.jobs import Job
 from app.requests_qr import WITHOUT, ContactParams, QrParams, WifiParams
 from app.studio import results
 from app.ui.jobview import JobView
-from app.ui.parts import QUIET, Page
+from app.ui.parts import QUIET, Page, painting_fields
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -184,23 +184,9 @@ def _code(ui: Page, fields: dict[str, Any]) -> None:
 
 
 def _painting(ui: Page, studio: "Studio", fields: dict[str, Any]) -> None:
-    t, told = ui.t, studio.runtime.recommended()
+    t = ui.t
     with gr.Accordion(t("Model and sampling"), open=False, elem_classes="ms-fold", elem_id="qr_painting"):
-        names = [model.name for model in studio.catalog.list("checkpoint") if not model.problem]
-        choices = [(t("The usual one"), ""), *((n, n) for n in names), (t("None: only with my own picture"), WITHOUT)]
-        fields["model"] = gr.Dropdown(label=t("Model"), choices=choices, value="", elem_id="qr_model")
-        fields["negative_prompt"] = gr.Textbox(
-            label=t("Negative prompt"), lines=1, max_lines=4, max_length=100_000, elem_id="qr_negative"
-        )
-        with gr.Row():
-            fields["steps"] = gr.Slider(1, 150, value=told["steps"], step=1, label=t("Steps"), elem_id="qr_steps")
-            fields["cfg_scale"] = gr.Slider(
-                0, 30, value=told["cfg_scale"], step=0.5, label=t("CFG scale"), elem_id="qr_cfg"
-            )
-        fields["seed"] = gr.Number(
-            label=t("Seed"), value=-1, precision=0, minimum=-1, maximum=2**32 - 1, info=t("-1 is a new one each time"),
-            elem_id="qr_seed",
-        )  # fmt: skip
+        fields |= painting_fields(t, studio, "qr", (t("None: only with my own picture"), WITHOUT))
 
 
 def _expert(ui: Page, studio: "Studio", fields: dict[str, Any]) -> None:

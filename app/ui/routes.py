@@ -134,7 +134,7 @@ def _change(studio: Studio, job: Job, act: str) -> None:
         return studio.cancel(job)
     if act == "skip":
         return job.skip()
-    worker = studio.network if job.id in studio.network.jobs else studio.worker
+    worker = studio.worker_of(job)
     waiting = worker.waiting()
     place = waiting.index(job) if job in waiting else 0
     moves = {"up": place - 1, "down": place + 1, "first": 0}

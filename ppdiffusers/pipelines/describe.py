@@ -182,10 +182,19 @@ def file_hash(path: Path, cache: Path | None = None) -> str:
 
 
 def _remembered(cache: Path | None) -> dict[str, str]:
+    """A copy of what the cache file holds; listing a thousand models reads the file once."""
     try:
-        return {} if cache is None else dict(json.loads(cache.read_text()))
+        if cache is None:
+            return {}
+        stat = cache.stat()
+        return dict(_read_hashes(cache, stat.st_size, stat.st_mtime_ns))
     except (OSError, ValueError):
         return {}  # lost or damaged: hashes can always be computed again
+
+
+@functools.lru_cache(maxsize=4)
+def _read_hashes(cache: Path, size: int, changed: int) -> dict[str, str]:
+    return dict(json.loads(cache.read_text()))
 
 
 def _sha256(file: BinaryIO) -> str:
