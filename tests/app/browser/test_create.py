@@ -56,7 +56,8 @@ def test_a_reload_in_the_middle_loses_nothing(person):
 
 
 def test_more_is_queued_while_one_is_made_and_changed_in_the_drawer(person):
-    person.small("first", steps=800, side=192)
+    person.small("first", steps=150, side=192)
+    person.number("create_count", 16)  # long enough for what follows on any machine
     person.generate()
     person.says("left")
     person.page.fill("#create_prompt textarea", "second")
