@@ -94,6 +94,8 @@ def _add_kinds(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--vectors", type=int, default=4, help="inversion")
     group.add_argument("--part", choices=("all", "decoder"), default="decoder", help="vae")
     group.add_argument("--crop", type=int, default=128, help="vae: side of the squares")
+    group.add_argument("--kl", type=float, default=1e-4, help="vae: how strongly latents are kept near a normal one")
+    group.add_argument("--halves", type=float, default=0.0, metavar="SHARE", help="vae: batches decoded at half size")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -268,7 +270,15 @@ def _vae(args: argparse.Namespace, dataset: "Dataset") -> "Task":
     from ppdiffusers.training.vae import VAETask, VAETrainConfig
     from ppdiffusers.weights.load import load_part
 
-    config = VAETrainConfig(crop=args.crop, batch=_batch(args), flip=args.flip, part=args.part, seed=args.seed)
+    config = VAETrainConfig(
+        crop=args.crop,
+        batch=_batch(args),
+        flip=args.flip,
+        part=args.part,
+        kl=args.kl,
+        halves=args.halves,
+        seed=args.seed,
+    )
     return VAETask(load_part(args.model, "vae", args.dtype or "float32"), dataset, args.out, config)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.ui import theme
+from app.ui import named, theme
 from app.ui.parts import QUIET, Page
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def build(studio: "Studio") -> gr.Blocks:
                         import_module(module).build(studio, ui)
         ui.connect()
         _languages(ui, blocks, language, speak)
+        named.build(studio)
     blocks.queue(default_concurrency_limit=None, max_size=256)
     return blocks
 

@@ -221,8 +221,8 @@ def _results(ui: Page, fields: dict[str, Any]) -> JobView:
     def make(count: int) -> Any:
         return lambda *values: params_of(dict(zip(names, values, strict=True)), count)
 
-    view.starts(go.click, make(0), parts, "blend")
-    view.starts(strip.click, make(5), parts, "blend_strip")
+    view.starts(go.click, make(0), parts)
+    view.starts(strip.click, make(5), parts)
     view.stops(stop)
     picked: Any = view.stage.pick
 

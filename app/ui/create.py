@@ -74,9 +74,7 @@ def _results(ui: Page, fields: dict[str, Any], inputs: dict[str, Any]) -> JobVie
         "Say what you want to see and press Generate (Ctrl+Enter). You can queue more while one is being made.",
     )
     names = list(inputs)
-    view.starts(
-        go.click, lambda *values: params_of(dict(zip(names, values, strict=True))), list(inputs.values()), "create"
-    )
+    view.starts(go.click, lambda *values: params_of(dict(zip(names, values, strict=True))), list(inputs.values()))
     view.stops(stop)
     view.skips(skip)
     return view

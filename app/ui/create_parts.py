@@ -415,7 +415,7 @@ def about(ui: Page, view: Any, fields: Fields, extras: dict[str, Any]) -> None:
     with row:
         star = gr.Button(t("Favourite"), size="sm", elem_id="create_star", elem_classes="ms-tiny")
         enlarge = gr.Button(t("Enlarge"), size="sm", elem_id="create_enlarge", elem_classes="ms-tiny")
-    view.starts_jobs(enlarge.click, _enlarge(ui), [view.chosen, fields["hires_scale"]], "enlarge")
+    view.starts_jobs(enlarge.click, _enlarge(ui), [view.chosen, fields["hires_scale"]])
     ui.sends(view.chosen, row)
     with gr.Accordion(t("Settings of this picture"), open=False, elem_classes="ms-fold", elem_id="create_about"):
         text = gr.HTML("", elem_id="create_infotext")

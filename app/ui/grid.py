@@ -38,7 +38,7 @@ def fold(ui: Page, view: "JobView", inputs: Mapping[str, Any], make: Make) -> No
             return ""
         return ui.say("{pictures} pictures, {steps} steps, {loads} times a model is loaded", request, **told)
 
-    view.starts(go.click, params, [*inputs.values(), *fields.values()], "grid")
+    view.starts(go.click, params, [*inputs.values(), *fields.values()])
     asked = [*plain.values(), *fields.values()]
     changes = [part.change for part in fields.values()]
     gr.on(changes, tell, inputs=asked, outputs=[cost], trigger_mode="always_last", queue=False, **QUIET)

@@ -56,15 +56,11 @@ class JobView:
 
     # --- starting, stopping ---
 
-    def starts(
-        self, triggers: Any, make: Callable[..., Params], inputs: Sequence[Any], api_name: str | None = None
-    ) -> None:
+    def starts(self, triggers: Any, make: Callable[..., Params], inputs: Sequence[Any]) -> None:
         """Make params of the inputs' values and submit them. `make` raises ValueError with a sentence."""
-        self.starts_jobs(triggers, lambda owner, *v: self.ui.studio.submit(make(*v), owner), inputs, api_name)
+        self.starts_jobs(triggers, lambda owner, *v: self.ui.studio.submit(make(*v), owner), inputs)
 
-    def starts_jobs(
-        self, triggers: Any, submit_job: Callable[..., Job], inputs: Sequence[Any], api_name: str | None = None
-    ) -> None:
+    def starts_jobs(self, triggers: Any, submit_job: Callable[..., Job], inputs: Sequence[Any]) -> None:
         """The same, where `submit_job(owner, *values)` itself puts the job into its line."""
 
         async def submit(request: gr.Request, owner: str, *values: Any) -> AsyncIterator[Any]:
@@ -82,8 +78,7 @@ class JobView:
             submit,
             inputs=[self.ui.owner, *inputs],
             outputs=self.outputs,
-            api_name=api_name,
-            api_visibility="public" if api_name else "private",
+            api_visibility="private",  # Gradio's clients have `named`
             show_progress="hidden",
             concurrency_limit=None,
             trigger_mode="multiple",  # a second click queues a second job

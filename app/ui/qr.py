@@ -243,7 +243,7 @@ def _results(ui: Page, fields: dict[str, Any]) -> JobView:
         "Give a link and say what it shows. Every code is read by several readers before you get it.",
     )
     names, parts = list(fields), list(fields.values())
-    view.starts(go.click, lambda *values: params_of(dict(zip(names, values, strict=True))), parts, "qr")
+    view.starts(go.click, lambda *values: params_of(dict(zip(names, values, strict=True))), parts)
     view.stops(stop)
     with gr.Row(elem_id="qr_send", elem_classes="ms-row-tight") as row:
         pass

@@ -16,6 +16,7 @@ from ppdiffusers.models.unet import UNet2DConditionModel
 from ppdiffusers.models.vae import AutoencoderKL
 from ppdiffusers.prompt.embedding import read_embedding
 from ppdiffusers.prompt.tokenizer import CLIPTokenizer
+from ppdiffusers.training import vae as vae_training
 from ppdiffusers.training.checkpoint import newest
 from ppdiffusers.training.controlnet import ControlNetTask, ControlTrainConfig
 from ppdiffusers.training.diffusion import DiffusionConfig, DiffusionTask, LoraTask, LoraTrainConfig, SampleConfig
@@ -25,7 +26,7 @@ from ppdiffusers.training.loop import LoopConfig, train
 from ppdiffusers.training.lowrank import LoraConfig
 from ppdiffusers.training.materials import MaterialConfig
 from ppdiffusers.training.pair import PairConfig, PairTask
-from ppdiffusers.training.vae import VAETask, VAETrainConfig, psnr
+from ppdiffusers.training.vae import VAETask, VAETrainConfig, parts_of, psnr
 from tests.ppdiffusers.models.conftest import fill
 from tests.ppdiffusers.training.conftest import fresh
 
@@ -225,3 +226,18 @@ def test_control_pictures_come_from_a_folder_by_name(folder, dataset, tmp_path):
 def test_words_of_several_tokens_start_nothing(dataset, tmp_path):
     with pytest.raises(ValueError, match="is 2 tokens"):
         InversionTask(fresh(), dataset, Path(tmp_path / "x.safetensors"), InversionConfig(start="two words"))
+
+
+def test_latents_at_half_size_are_decoded_into_half_a_picture(dataset, tmp_path, monkeypatch):
+    model = fill(AutoencoderKL(TINY_SD15.vae))
+    task = VAETask(model, dataset, tmp_path / "out", VAETrainConfig(crop=32, batch=2, halves=0.5))
+    seen = []
+    monkeypatch.setattr(vae_training, "parts_of", lambda x, y, z: seen.append((x, y)) or parts_of(x, y, z))
+    for number in range(12):
+        assert np.isfinite(float(task.loss(number).value))
+    sides = [x.shape[-1] for x, _ in seen]
+    assert set(sides) == {16, 32}
+    assert all(x.shape == y.shape for x, y in seen)
+    assert [task.halved(i) for i in range(12)] == [side == 16 for side in sides]  # the same in a resumed run
+    with pytest.raises(ValueError, match="half size"):
+        VAETrainConfig(halves=1.5)
