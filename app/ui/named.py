@@ -25,15 +25,22 @@ from app.studio import results
 if TYPE_CHECKING:
     from app.studio import Studio
 
-Answer = AsyncIterator[tuple[list[gr.FileData], dict]]
+    Answer = AsyncIterator[tuple[list[gr.FileData], dict]]
+else:
+    Answer = tuple[list[gr.FileData], dict]  # Gradio asks what is yielded
+
 OWNER = "gradio"
 LOOK_SECONDS = 0.2
 
 
-def build(studio: "Studio") -> None:
-    """Add the endpoints to the blocks under construction."""
+class Endpoints:
+    """The functions behind the names; their signatures are what clients see."""
+
+    def __init__(self, studio: "Studio") -> None:
+        self.studio = studio
 
     async def generate(
+        self,
         prompt: str,
         negative_prompt: str = "",
         width: int = 0,
@@ -42,43 +49,43 @@ def build(studio: "Studio") -> None:
         seed: int = -1,
         count: int = 1,
         settings: dict = {},  # noqa: B006
-    ) -> tuple[list[gr.FileData], dict]:
+    ) -> Answer:
         """Text to pictures; 0 is what the model recommends. settings: any other field of a job of kind generate."""
         told = {"prompt": prompt, "negative_prompt": negative_prompt, "seed": seed, "count": count}
         told |= {name: value for name, value in (("width", width), ("height", height), ("steps", steps)) if value}
-        async for update in _follow(studio, "generate", told | settings):
+        async for update in _follow(self.studio, "generate", told | settings):
             yield update
 
     async def blend(
+        self,
         image_a: gr.FileData,
         image_b: gr.FileData,
         balance: float = 0.5,
         prompt: str = "",
         seed: int = -1,
         settings: dict = {},  # noqa: B006
-    ) -> tuple[list[gr.FileData], dict]:
+    ) -> Answer:
         """Two pictures into one; balance 0 is the first, 1 the second."""
         told = {"balance": balance, "prompt": prompt, "seed": seed}
         told |= {"image_a": _picture(image_a), "image_b": _picture(image_b)}
-        async for update in _follow(studio, "blend", told | settings):
+        async for update in _follow(self.studio, "blend", told | settings):
             yield update
 
-    async def qr(
-        text: str,
-        prompt: str = "",
-        seed: int = -1,
-        settings: dict = {},  # noqa: B006
-    ) -> tuple[list[gr.FileData], dict]:
+    async def qr(self, text: str, prompt: str = "", seed: int = -1, settings: dict = {}) -> Answer:  # noqa: B006
         """A QR code that is a picture and scans; the state tells what the decoders read in it."""
-        async for update in _follow(studio, "qr", {"text": text, "prompt": prompt, "seed": seed} | settings):
+        async for update in _follow(self.studio, "qr", {"text": text, "prompt": prompt, "seed": seed} | settings):
             yield update
 
-    async def job(kind: str, settings: dict) -> tuple[list[gr.FileData], dict]:
+    async def job(self, kind: str, settings: dict) -> Answer:
         """A job of any kind, with the fields of POST /v1/jobs."""
-        async for update in _follow(studio, kind, settings):
+        async for update in _follow(self.studio, kind, settings):
             yield update
 
-    for endpoint in (generate, blend, qr, job):
+
+def build(studio: "Studio") -> None:
+    """Add the endpoints to the blocks under construction."""
+    named = Endpoints(studio)
+    for endpoint in (named.generate, named.blend, named.qr, named.job):
         gr.api(endpoint, api_name=endpoint.__name__, api_description=endpoint.__doc__, concurrency_limit=None)
 
 
@@ -94,7 +101,7 @@ def _picture(file: Any) -> Any:
         raise gr.Error(str(why)) from why
 
 
-async def _follow(studio: "Studio", kind: str, told: dict[str, Any]) -> Answer:
+async def _follow(studio: "Studio", kind: str, told: dict[str, Any]) -> "Answer":
     job = await asyncio.to_thread(_submit, studio, kind, told)
     try:
         seen = None
