@@ -287,10 +287,12 @@ def _number(kind: Callable[[str], Any], key: str, text: str) -> Any:
 def _open(path: str) -> Any:
     import PIL.Image
 
+    from app.pictures import upright
+
     try:
         with PIL.Image.open(path) as image:
             image.load()
-            return image
+            return upright(image)
     except FileNotFoundError:
         raise ValueError(f"there is no picture {path}") from None
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as why:

@@ -98,4 +98,6 @@ def _languages(ui: Page, blocks: gr.Blocks, button: Any, speak: Any) -> None:
     button.click(lambda now: toggle(now, ""), inputs=[speak], outputs=outputs, queue=False, **QUIET)
     for chooser in ui.language_choosers:
         chooser.input(toggle, inputs=[speak, chooser], outputs=outputs, queue=False, **QUIET)
+    menus = [menu.component for menu in ui.menus]
+    speak.change(ui.offered, inputs=[speak], outputs=menus, queue=False, **QUIET)
     speak.change(None, inputs=[speak], js="(l) => { if (l) window.mix.setLanguage(l); return []; }", **QUIET)

@@ -184,14 +184,10 @@ def _painting(ui: Page, studio: "Studio", fields: dict[str, Any]) -> None:
     """The model and its knobs."""
     t = ui.t
     with gr.Accordion(t("Model and sampling"), open=False, elem_classes="ms-fold", elem_id="blend_painting"):
-        fields |= painting_fields(t, studio, "blend", (t("None: blend pixels only"), WITHOUT))
-        nets = [model.name for model in studio.catalog.list("controlnet") if not model.problem]
+        fields |= painting_fields(ui, "blend", ("None: blend pixels only", WITHOUT))
         with gr.Row():
-            fields["control"] = gr.Dropdown(
-                label=t("Shapes held by"),
-                choices=[(t("Nothing"), ""), *((n, n) for n in nets)],
-                value="",
-                elem_id="blend_control",
+            fields["control"] = ui.models(
+                "controlnet", t("Shapes held by"), [("Nothing", "")], value="", elem_id="blend_control"
             )
             fields["control_reads"] = gr.Dropdown(
                 label=t("It reads"), choices=ui.pairs(READS), value="luminance", elem_id="blend_control_reads"

@@ -178,12 +178,12 @@ def shape(ui: Page, studio: "Studio", fields: Fields) -> None:
     told = studio.runtime.recommended()
     side = {"width": int(told.get("width") or 512), "height": int(told.get("height") or 512)}
     with gr.Row(elem_classes="ms-row-tight"):
-        names = [model.name for model in studio.catalog.list("checkpoint") if not model.problem]
-        fields["model"] = gr.Dropdown(
-            label=t("Model"), choices=names, value=_first(studio, names), elem_id="create_model", scale=3, min_width=200
+        fields["model"] = ui.models(
+            "checkpoint", t("Model"), value=_first(studio), elem_id="create_model", scale=3, min_width=200
         )
-        vaes = [(t("The model's own"), ""), *((m.name, m.name) for m in studio.catalog.list("vae"))]
-        fields["vae"] = gr.Dropdown(label="VAE", choices=vaes, value="", elem_id="create_vae", scale=2, min_width=140)
+        fields["vae"] = ui.models(
+            "vae", "VAE", [("The model's own", "")], value="", elem_id="create_vae", scale=2, min_width=140
+        )
     with gr.Row(elem_classes="ms-row-tight"):
         fields["width"] = gr.Slider(64, 2048, value=side["width"], step=8, label=t("Width"), elem_id="create_width")
         fields["height"] = gr.Slider(64, 2048, value=side["height"], step=8, label=t("Height"), elem_id="create_height")
@@ -204,11 +204,11 @@ def shape(ui: Page, studio: "Studio", fields: Fields) -> None:
         fields["again"] = gr.Button(t("Last one"), size="sm", elem_id="create_again", scale=1, min_width=80)
 
 
-def _first(studio: "Studio", names: list[str]) -> str | None:
+def _first(studio: "Studio") -> str | None:
     try:
         return studio.runtime.choose().name
     except (KeyError, ValueError):
-        return names[0] if names else None
+        return None
 
 
 def wire_size(fields: Fields, extras: dict[str, Any]) -> None:
@@ -306,11 +306,8 @@ def control(ui: Page, studio: "Studio", fields: Fields, n: int) -> None:
     with gr.Accordion(title, open=False, elem_classes="ms-fold", elem_id=f"create_{key}_fold"):
         fields[key] = gr.Checkbox(label=t("Use this unit"), value=False, elem_id=f"create_{key}")
         with gr.Row():
-            fields[f"{key}_model"] = gr.Dropdown(
-                label=t("ControlNet model"),
-                choices=names,
-                value=names[0] if names else None,
-                elem_id=f"create_{key}_model",
+            fields[f"{key}_model"] = ui.models(
+                "controlnet", t("ControlNet model"), value=names[0] if names else None, elem_id=f"create_{key}_model"
             )
             ways = {name: WAYS.get(name, name) for name in PREPROCESSORS}
             fields[f"{key}_preprocessor"] = gr.Dropdown(

@@ -35,6 +35,15 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Menu:
+    """A dropdown of the models of a kind, after some choices of its own (English words, value)."""
+
+    component: Any
+    kind: str
+    first: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
 class Source:
     """A place that pictures are sent from: what is chosen there, and the row for the buttons."""
 
@@ -50,6 +59,7 @@ class Page:
     words: set[str] = field(default_factory=set)
     targets: list[Target] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
+    menus: list[Menu] = field(default_factory=list)
     tabs: Any = None
     owner: Any = None  # hidden textbox: this browser's name, the same after a reload
     following: set[tuple[str, str]] = field(default_factory=set)
@@ -88,6 +98,24 @@ class Page:
         recall = f"async () => [await window.mixReady().then(m => m.recall({json.dumps(name)}))]"
         this_page().load(restore, inputs=[box], outputs=parts, js=recall, queue=False, **QUIET)
 
+    # --- models ---
+
+    def models(self, kind: str, label: str, first: Sequence[tuple[str, str]] = (), **how: Any) -> Any:
+        """A dropdown of the models of a kind, `first` (English words, value) before them; it follows the catalogue."""
+        for text, _ in first:
+            self.t(text)
+        component = gr.Dropdown(label=label, choices=self._choices(kind, first, "en"), **how)
+        self.menus.append(Menu(component, kind, first))
+        return component
+
+    def _choices(self, kind: str, first: Sequence[tuple[str, str]], language: str) -> list[tuple[str, str]]:
+        models = [model.name for model in self.studio.catalog.list(kind) if not model.problem]
+        return [*((translate(text, language), value) for text, value in first), *((name, name) for name in models)]
+
+    def offered(self, language: str) -> list[Any]:
+        """What the dropdowns of models hold now, in a language: models come and go while the page is open."""
+        return [gr.update(choices=self._choices(menu.kind, menu.first, language)) for menu in self.menus]
+
     # --- pictures from tab to tab ---
 
     def takes(self, label: str, component: Any, tab: str, also: Mapping[Any, Any] | None = None) -> None:
@@ -102,8 +130,16 @@ class Page:
         self.sources.append(Source(chosen, row))
 
     def connect(self) -> None:
-        """Make the buttons between sources and targets; called once after all tabs are built."""
+        """Wire what tabs share: menus of models, buttons that send pictures; called once after all tabs are built."""
+        menus = [menu.component for menu in self.menus]
+
+        def offer(request: gr.Request) -> list[Any]:
+            return self.offered(self.language(request))
+
+        gr.on([this_page().load, self.tabs.select], offer, outputs=menus, queue=False, **QUIET)
         for number, source in enumerate(self.sources):
+            source.row.visible = False  # until there is a picture to send
+            source.chosen.change(_shown, inputs=[source.chosen], outputs=[source.row], queue=False, **QUIET)
             with source.row:
                 buttons = [
                     gr.Button(target.label, size="sm", elem_id=f"send_{number}_{i}", elem_classes="ms-tiny")
@@ -167,6 +203,8 @@ class Page:
         if isinstance(block, gr.Button | gr.Markdown | gr.UploadButton) and getattr(block, "value", None) in self.words:
             words["value"] = str(block.value)
         choices = getattr(block, "choices", None) or []
+        if any(menu.component is block for menu in self.menus):
+            return words  # `offered` has them
         if choices and any(label in self.words for label, _ in choices):
             words["choices"] = list(choices)
         return words
@@ -227,13 +265,13 @@ def fits(part: Any, value: Any) -> bool:
     return False
 
 
-def painting_fields(t: Callable[[str], str], studio: "Studio", prefix: str, without: tuple[str, str]) -> dict[str, Any]:
-    """The model and its knobs as Art QR and Blend have them; `without` is (label, value) of the choice of no model."""
-    told = studio.runtime.recommended()
-    names = [model.name for model in studio.catalog.list("checkpoint") if not model.problem]
-    choices = [(t("The usual one"), ""), *((name, name) for name in names), without]
+def painting_fields(ui: Page, prefix: str, without: tuple[str, str]) -> dict[str, Any]:
+    """The model and its knobs as Art QR and Blend have them; `without` is (words, value) of the choice of no model."""
+    t, told = ui.t, ui.studio.runtime.recommended()
     fields: dict[str, Any] = {
-        "model": gr.Dropdown(label=t("Model"), choices=choices, value="", elem_id=f"{prefix}_model"),
+        "model": ui.models(
+            "checkpoint", t("Model"), [("The usual one", ""), without], value="", elem_id=f"{prefix}_model"
+        ),
         "negative_prompt": gr.Textbox(
             label=t("Negative prompt"), lines=1, max_lines=4, max_length=100_000, elem_id=f"{prefix}_negative"
         ),
@@ -248,3 +286,7 @@ def painting_fields(t: Callable[[str], str], studio: "Studio", prefix: str, with
         elem_id=f"{prefix}_seed",
     )  # fmt: skip
     return fields
+
+
+def _shown(chosen: int | None) -> Any:
+    return gr.update(visible=chosen is not None)

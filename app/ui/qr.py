@@ -186,7 +186,7 @@ def _code(ui: Page, fields: dict[str, Any]) -> None:
 def _painting(ui: Page, studio: "Studio", fields: dict[str, Any]) -> None:
     t = ui.t
     with gr.Accordion(t("Model and sampling"), open=False, elem_classes="ms-fold", elem_id="qr_painting"):
-        fields |= painting_fields(t, studio, "qr", (t("None: only with my own picture"), WITHOUT))
+        fields |= painting_fields(ui, "qr", ("None: only with my own picture", WITHOUT))
 
 
 def _expert(ui: Page, studio: "Studio", fields: dict[str, Any]) -> None:
@@ -210,12 +210,12 @@ def _expert(ui: Page, studio: "Studio", fields: dict[str, Any]) -> None:
                 0, 1, value=1, step=0.05, label=t("Guidance to"), elem_id="qr_guidance_end"
             )
             fields["rounds"] = gr.Slider(1, 20, value=8, step=1, label=t("Rounds of repair"), elem_id="qr_rounds")
-        nets = [model.name for model in studio.catalog.list("controlnet") if not model.problem]
         for unit in (1, 2):
             with gr.Row():
-                fields[f"control_{unit}"] = gr.Dropdown(
-                    label=t("ControlNet that sees the code"),
-                    choices=[(t("Nothing"), ""), *((n, n) for n in nets)],
+                fields[f"control_{unit}"] = ui.models(
+                    "controlnet",
+                    t("ControlNet that sees the code"),
+                    [("Nothing", "")],
                     value="",
                     elem_id=f"qr_control_{unit}",
                 )

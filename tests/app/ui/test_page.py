@@ -343,3 +343,17 @@ def test_picture_bombs_are_refused(client):
         answer = client.post("/v1/jobs", json={"kind": "generate", "params": {"init_image": image}})
         assert 400 <= answer.status_code < 500, answer.text
         assert "picture" in answer.text or "megapixels" in answer.text
+
+
+def test_models_that_come_later_are_offered_in_every_language(built, studio, tiny_checkpoint):
+    ui, _ = built
+    later = studio.settings.data / "models" / "Stable-diffusion" / "later"
+    later.symlink_to(tiny_checkpoint, target_is_directory=True)
+    try:
+        studio.catalog.refresh()
+        told = dict(zip((menu.component.elem_id for menu in ui.menus), ui.offered("zh"), strict=True))
+    finally:
+        later.unlink()
+        studio.catalog.refresh()
+    assert [value for _, value in told["create_model"]["choices"]] == ["later", "tiny"]
+    assert told["qr_model"]["choices"][0] == ("默认模型", "")
