@@ -1,5 +1,7 @@
 """The whole way of a job through the studio, on a tiny checkpoint."""
 
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -193,3 +195,42 @@ def test_the_catalogue_finds_a_model_by_every_name(data):
     assert catalog.find("checkpoint", "tiny.safetensors").name == "tiny"
     with pytest.raises(KeyError, match="there are: "):
         catalog.find("checkpoint", "big")
+
+
+WORKS = """
+import sys
+from app import environment
+environment.prepare()
+from app.requests import GenerateParams
+from app.studio import Studio
+from app.studio import results
+with Studio.open(sys.argv[1], model="tiny", dtype="float32") as studio:
+    values = {"sampler": "Euler", "steps": 1, "width": 64, "height": 64, "count": 2, "batch_size": 2}
+    jobs = [studio.submit(GenerateParams(prompt=f"number {i}", seed=i, **values)) for i in range(60)]
+    for job in jobs:
+        job.wait()
+        print(job.id, *(one.entry.name for one in results(job)), flush=True)
+"""
+
+
+def test_a_killed_studio_loses_no_finished_picture_and_tells_what_was_cut_off(data):
+    told = []
+    for pause in (0.05, 0.31):
+        process = subprocess.Popen([sys.executable, "-c", WORKS, str(data)], stdout=subprocess.PIPE, text=True)
+        told += [process.stdout.readline().split() for _ in range(3)]
+        time.sleep(pause)
+        process.kill()
+        told += [line.split() for line in process.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+        process.wait()
+    with Studio.open(data, model="tiny", dtype="float32") as studio:
+        kept = {entry.name: entry for entry in studio.store.find(limit=1000)}
+        states = {past.id: past.status for past in studio.store.history(1000)}
+    for job, *names in told:
+        assert states[job] == "succeeded"
+        assert set(names) <= set(kept)
+    for entry in kept.values():
+        with PIL.Image.open(entry.path) as image:
+            image.load()
+    assert "interrupted" in states.values()
+    assert not {"queued", "running"} & set(states.values())
+    assert not list(data.rglob("*.part"))
