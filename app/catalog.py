@@ -31,6 +31,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "llm": ("LLM", "llm"),
 }
 KINDS = tuple(FOLDERS)
+ADAPTER = "adapter_config.json"
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 PREVIEWS = (".preview.png", ".png", ".preview.jpg", ".jpg", ".jpeg", ".webp", ".preview.webp")
 _FOUND_KINDS = {"textual_inversion": "embedding", "unet": "checkpoint", "text_encoder": "checkpoint"}
@@ -206,6 +207,8 @@ def _folder_kind(path: Path) -> str:
     """What a folder is as a whole; "" for one that only holds others."""
     if (path / "model_index.json").is_file():
         return "checkpoint"
+    if adapter_of(path):
+        return "llm"
     config = path / "config.json"
     if not config.is_file():
         return ""
@@ -236,7 +239,21 @@ def _look(path: Path) -> dict[str, str]:
     return {"kind": kind, "family": found.family or "", "alias": alias}
 
 
+def adapter_of(path: Path) -> dict[str, Any]:
+    """The adapter_config.json of a language model's adapter as PEFT saves them; empty for any other folder."""
+    config = path / ADAPTER
+    if not config.is_file():
+        return {}
+    try:
+        told = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) and told.get("task_type") == "CAUSAL_LM" else {}
+
+
 def _look_folder(path: Path) -> dict[str, str]:
+    if adapter_of(path):
+        return {"kind": "llm", "family": "adapter"}
     unet = path / "unet" / "config.json"
     if not unet.is_file():
         return {}

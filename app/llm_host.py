@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.catalog import Catalog, Model
+from app.catalog import ADAPTER, Catalog, Model, adapter_of
 
 if TYPE_CHECKING:
     from mix.llm.engine import Engine
@@ -61,8 +61,17 @@ class Loaded:
         return list(found["input_ids"])
 
 
-def load(path: Path, name: str = "", sizes: Sizes | None = None, progress: Progress | None = None) -> Loaded:
-    """Read a model from a folder or a .gguf file and start its engine. ValueError says what is wrong with it."""
+def load(
+    path: Path,
+    name: str = "",
+    sizes: Sizes | None = None,
+    progress: Progress | None = None,
+    adapter: Path | None = None,
+) -> Loaded:
+    """Read a model from a folder or a .gguf file, hang an adapter into it, and start its engine.
+
+    ValueError says what is wrong with it.
+    """
     from app.environment import import_paddle
 
     import_paddle()
@@ -86,9 +95,28 @@ def load(path: Path, name: str = "", sizes: Sizes | None = None, progress: Progr
             f"the tokenizer of {path.name} has {len(tokenizer)} tokens and its model {model.config.vocab_size}; they "
             "are not from the same model"
         )
+    if adapter is not None:
+        model = _adapted(model, adapter)
     how = {"block_size": sizes.block_size, "max_running": sizes.max_running, "max_waiting": sizes.max_waiting}
     engine = Engine(model, tokenizer, blocks=blocks_for(model, sizes), prefill_chunk=sizes.prefill_chunk, **how)
     return Loaded(name or path.stem, path, model, tokenizer, engine.start())
+
+
+def _adapted(model: Any, folder: Path) -> Any:
+    """The model with a LoRA: merged where its weights are floats, beside them where they are quantised."""
+    from mix.peft import load_adapter
+
+    if not (folder / ADAPTER).is_file():
+        raise ValueError(f"{folder} has no {ADAPTER}, so it is no adapter as PEFT saves them")
+    if adapter_of(folder).get("peft_type") == "PREFIX_TUNING":
+        raise ValueError(
+            f"{folder.name} is a prefix, which the engine does not serve; use it from Python: mix.peft.load_adapter"
+        )
+    made = load_adapter(model, folder)
+    try:
+        return made.merge_and_unload()
+    except ValueError:  # quantised weights can't take it
+        return made.eval()
 
 
 def blocks_for(model: Any, sizes: Sizes) -> int:
@@ -148,10 +176,31 @@ class LLMHost:
                 raise ValueError("the studio is closing")
             name, model = self.find(name)
             if name not in self._loaded:
+                base = self.base_of(model.path) if model.family == "adapter" else None
                 self._make_room()
-                self._loaded[name] = load(model.path, name, self.sizes, progress)
+                self._loaded[name] = (
+                    load(model.path, name, self.sizes, progress)
+                    if base is None
+                    else load(base, name, self.sizes, progress, adapter=model.path)
+                )
             self._loaded.move_to_end(name)
             return self._loaded[name]
+
+    def base_of(self, adapter: Path) -> Path:
+        """The model that an adapter is for: the path in it, or a model here of that name. ValueError without one."""
+        told = str(adapter_of(adapter).get("base_model_name_or_path") or "")
+        if told and Path(told).exists():
+            return Path(told)
+        wanted = Path(told).stem.lower()
+        models = [m for m in self.catalog.list("llm") if not m.problem and m.family != "adapter"]
+        found = [m for m in models if wanted and (m.name.lower() == wanted or wanted in m.path.stem.lower())]
+        if not found:
+            owner = told or "a model that it does not name"
+            raise ValueError(
+                f"the adapter {adapter.name} belongs to {owner}, which is not here; put that model into "
+                f"{self.catalog.folder('llm')}, or name it: `chat --model MODEL --adapter {adapter}`"
+            )
+        return found[0].path
 
     def unload(self, name: str) -> bool:
         """Let go of a model; who is being served by it is cancelled. False when it was not loaded."""

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", "-m", default="", help="a name of `models list`, a folder, or a .gguf file")
+    parser.add_argument("--adapter", "-a", metavar="FOLDER", help="a LoRA for it, as `train llm` and PEFT write them")
     parser.add_argument("--prompt", "-p", help="one question; what comes through a pipe is put after it")
     parser.add_argument("--system", "-s", default="", help="what the model is told before the conversation")
     parser.add_argument("--load", metavar="FILE", help="go on with a saved conversation")
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     conversation.system = args.system or conversation.system
     schema = _schema(args.schema)
     question = _question(args.prompt)
-    loaded = _loaded(args.model, quiet=args.json)
+    loaded = _loaded(args.model, args.adapter, quiet=args.json)
     manner = Manner.of_model(loaded).with_values(values)
     talk = Talk(loaded, conversation, manner, schema, args.json)
     try:
@@ -106,10 +107,10 @@ def _schema(path: str | None) -> Any:
         raise ValueError(f"{path} is not a JSON schema: {why}") from None
 
 
-def _loaded(name: str, quiet: bool) -> "Loaded":
-    """The model at a path, or of that name in the catalogue."""
+def _loaded(name: str, adapter: str | None, quiet: bool) -> "Loaded":
+    """The model at a path, or of that name in the catalogue, with an adapter; a path may be an adapter's too."""
     from app import settings
-    from app.catalog import Catalog
+    from app.catalog import Catalog, adapter_of
     from app.cli.progress import Bar
     from app.llm_host import LLMHost, Sizes, load
 
@@ -119,13 +120,19 @@ def _loaded(name: str, quiet: bool) -> "Loaded":
         def show(done: int, of: int, what: str) -> None:
             bar.show(done, of, "reading the model")
 
-        path = Path(name).expanduser()
-        if name and (path.suffix.lower() == ".gguf" or path.is_dir()):
-            return load(path, path.stem, sizes, show)
+        path, beside = Path(name).expanduser(), Path(adapter).expanduser() if adapter else None
         catalog = Catalog(settings.load())
+        host = LLMHost(catalog, sizes)
+        if name and path.is_dir() and adapter_of(path):
+            return load(host.base_of(path), path.stem, sizes, show, adapter=path)
+        if name and (path.suffix.lower() == ".gguf" or path.is_dir()):
+            return load(path, path.stem, sizes, show, adapter=beside)
         _fetch_first(catalog, name, quiet)
         try:
-            return LLMHost(catalog, sizes).get(name, show)
+            if beside is None:
+                return host.get(name, show)
+            found, model = host.find(name)
+            return load(model.path, found, sizes, show, adapter=beside)
         except KeyError as why:
             raise ValueError(str(why.args[0])) from None
 

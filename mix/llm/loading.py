@@ -51,6 +51,7 @@ class AutoModelForCausalLM:
             model.generation_config = _generation(config | (read_json(extra) if extra.is_file() else {}))
         if pack:
             model.pack()
+        model.name_or_path = str(path)
         return model
 
     @classmethod

@@ -56,9 +56,14 @@ def layouts_of(model: nn.Layer) -> set[str]:
 
 
 def write(
-    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], turned: set[str], dtype: str | None
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    turned: set[str],
+    dtype: str | None,
+    model: Any = None,
 ) -> None:
-    """Write an adapter. ValueError where a number is not finite."""
+    """Write an adapter, and where its `model` was read from. ValueError where a number is not finite."""
     entries = {}
     for name, tensor in sorted(tensors.items()):
         value = tensor.detach().T.contiguous() if name in turned else tensor.detach()
@@ -66,7 +71,9 @@ def write(
             raise ValueError(f"{name} is not finite; train with a lower learning rate")
         entries[name] = entry(value, dtype)
     write_tensors(folder / WEIGHTS, entries, {})
-    write_text(folder / CONFIG, json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+    base = getattr(model, "name_or_path", None)
+    told = {**config, "base_model_name_or_path": base} if base else dict(config)
+    write_text(folder / CONFIG, json.dumps(told, indent=2, sort_keys=True) + "\n")
 
 
 def fill(folder: Path, tensors: Mapping[str, Tensor], turned: set[str]) -> None:

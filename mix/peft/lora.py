@@ -261,7 +261,9 @@ class LoRAModel(nn.Layer):
             raise ValueError(f"say which adapter is to be saved; there are {', '.join(self.configs)}")
         targets = [place for place, leaf in self.paths.items() if name in leaf.paths]
         layouts = files.layouts_of(self.base_model)
-        files.write(Path(folder), self.configs[name].to_dict(targets), self.parameters_of(name), layouts, dtype)
+        files.write(
+            Path(folder), self.configs[name].to_dict(targets), self.parameters_of(name), layouts, dtype, self.base_model
+        )
 
     @classmethod
     def from_pretrained(cls, model: CausalLM, folder: str | Path, adapter_name: str = "default") -> "LoRAModel":

@@ -225,7 +225,9 @@ class PrefixModelForCausalLM(Generating, nn.Layer):
         """Write adapter_config.json and adapter_model.safetensors as PEFT reads them: what a projection makes."""
         with paddle.no_grad():
             table = self.prompt_encoder()
-        files.write(Path(folder), self.prefix_config.to_dict(), {"prompt_embeddings": table}, set(), dtype)
+        files.write(
+            Path(folder), self.prefix_config.to_dict(), {"prompt_embeddings": table}, set(), dtype, self.base_model
+        )
 
     @classmethod
     def from_pretrained(cls, model: CausalLM, folder: str | Path) -> "PrefixModelForCausalLM":

@@ -46,7 +46,7 @@ class ModelStore:
         """What is in it, the model that "embedded" means first."""
         if not self.root.is_dir():
             return ()
-        found = [p.name for p in self.root.iterdir() if p.is_dir() or p.suffix == ".safetensors"]
+        found = [p.name for p in self.root.iterdir() if _whole(p) or p.suffix == ".safetensors"]
         return tuple(sorted(found, key=lambda name: (name != FIRST, name)))
 
     def find(self, name: str) -> Path:
@@ -61,6 +61,11 @@ class ModelStore:
                 "package or clone, or give a checkpoint of your own"
             )
         raise ValueError(f"no embedded model is called {name!r}; there are {', '.join(names)}")
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a folder is a model, not one of models."""
+    return any((folder / name).is_file() for name in ("model_index.json", "config.json"))
 
 
 def locate(source: str | Path | ModelSource, store: ModelStore | None = None) -> Path:

@@ -1,5 +1,8 @@
 """Language models by name, engines of their own, conversations that outgrow a context."""
 
+import shutil
+
+import paddle
 import pytest
 
 from app.conversation import Conversation, Manner, checked, manner_with
@@ -106,3 +109,54 @@ def test_a_manner_is_checked():
     for name, value, says in (("top_p", "2", "between"), ("colour", "1", "there are"), ("top_k", "x", "not a number")):
         with pytest.raises(ValueError, match=says):
             manner_with(Manner(), name, value)
+
+
+@pytest.fixture(scope="module")
+def adapter(data):
+    """A LoRA of the model "one" that changes what it says, where models are looked for."""
+    from mix.llm.loading import AutoModelForCausalLM
+    from mix.peft import LoRAConfig
+    from mix.peft.lora import LoRAModel
+
+    folder = data / "models" / "LLM" / "pirate"
+    model = LoRAModel(AutoModelForCausalLM.from_pretrained(data / "models" / "LLM" / "one"), LoRAConfig(r=4))
+    for name, parameter in model.parameters_of("default").items():
+        if "lora_B" in name:
+            parameter.set_value(paddle.ones_like(parameter))
+    model.save_pretrained(folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def said(loaded):
+    talk = Conversation(messages=[{"role": "user", "content": "hello"}])
+    ids = [event.id for event in talk.answer(loaded, Manner(max_tokens=12, temperature=0)) if isinstance(event, Token)]
+    assert ids
+    return ids
+
+
+def test_an_adapter_is_a_model_of_its_own_that_names_its_base(host, adapter):
+    assert list(host.models()) == ["one", "pirate", "three", "two"]
+    assert host.base_of(adapter) == adapter.parent / "one"
+    plain, changed = said(host.get("one")), said(host.get("pirate"))
+    assert plain != changed
+    assert said(load(adapter.parent / "one", adapter=adapter)) == changed
+    assert not hasattr(host.get("pirate").model, "configs")  # merged: it runs as fast as its base
+
+
+def test_an_adapter_of_a_model_that_moved_is_found_by_its_name(host, adapter):
+    config = adapter / "adapter_config.json"
+    was = config.read_text()
+    try:
+        config.write_text(was.replace(str(adapter.parent / "one"), "somebody/one"))
+        assert host.base_of(adapter) == adapter.parent / "one"
+        config.write_text(was.replace(str(adapter.parent / "one"), "somebody/else"))
+        with pytest.raises(ValueError, match=r"belongs to somebody/else, which is not here"):
+            host.base_of(adapter)
+    finally:
+        config.write_text(was)
+
+
+def test_what_is_no_adapter_is_told(data, host):
+    with pytest.raises(ValueError, match=r"has no adapter_config\.json"):
+        load(data / "models" / "LLM" / "one", adapter=data)

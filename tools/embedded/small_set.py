@@ -21,8 +21,8 @@ from scenes import DARK, PALETTE, STYLE, with_article
 
 Record = dict[str, Any]
 
-GENERATOR = ("fluent-3d", "fluent", "fluent-flat", "noto", "twemoji")
-JUDGE = ("emojione", "emojione-v1", "noto-v1", "openmoji", "fxemoji", "art4apps", "openclipart")
+GENERATOR = ("fluent-3d", "fluent", "fluent-flat")  # one hand in three styles; the others become LoRAs
+JUDGE = ("noto", "twemoji", "emojione", "emojione-v1", "noto-v1", "openmoji", "fxemoji", "art4apps", "openclipart")
 FEW = tuple(  # what the UNet learns; the pairs have all of NAMES
     """fox|cat face|dog face|panda|koala|pig face|frog|owl|penguin|octopus|butterfly|red apple|green apple|tangerine
 lemon|strawberry|cherries|watermelon|pizza|doughnut|mushroom|sun|crescent moon|star|cloud|fire|sunflower|tulip
@@ -189,7 +189,7 @@ def main() -> None:
     kept = ("train", "heldout_combo")
     sets: dict[str, tuple[Callable[[Record], bool], int, int]] = {
         "pairs": (lambda r: r["split"] == "train", 4, 128),
-        "unet": (lambda r: r["split"] == "train" and r["source"] in GENERATOR and r["name"] in FEW, 3, 256),
+        "unet": (lambda r: r["split"] == "train" and r["source"] in GENERATOR and r["name"] in FEW, 5, 256),
         "judge": (lambda r: r["split"] in kept and r["source"] in JUDGE, 4, 128),
     }
     for name, (chosen, each, side) in sets.items():
