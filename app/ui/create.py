@@ -9,7 +9,7 @@ from app.requests import GenerateParams
 from app.ui import create_parts as parts
 from app.ui import fill, grid
 from app.ui.jobview import JobView
-from app.ui.parts import QUIET, Page, fits
+from app.ui.parts import QUIET, Page, filled
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -136,7 +136,7 @@ def _wire_model(studio: "Studio", fields: dict[str, Any]) -> None:
     def advise(name: str) -> list[Any]:
         """What the chosen model's makers recommend."""
         told = studio.runtime.recommended(name or "")
-        return [gr.update(value=told[k]) if k in told and fits(fields[k], told[k]) else gr.skip() for k in keys]
+        return [gr.update(value=told[k]) if k in told and filled(fields[k], told[k]) else gr.skip() for k in keys]
 
     outputs = [fields[key] for key in keys]
     fields["model"].input(advise, inputs=[fields["model"]], outputs=outputs, queue=False, **QUIET)
@@ -185,6 +185,6 @@ def updates(fields: dict[str, Any], text: str, what: str) -> list[Any]:
     """Updates of all fields from an infotext; what does not fit stays as it is."""
     told = fill.choose(fill.fields_of(text), what)
     return [
-        gr.update(value=told[key]) if key in told and fits(part, told[key]) else gr.skip()
+        gr.update(value=told[key]) if key in told and filled(part, told[key]) else gr.skip()
         for key, part in fields.items()
     ]

@@ -56,6 +56,43 @@ def fields_of(text: str) -> dict[str, Any]:
     return fields | _second_pass(values)
 
 
+_QR = (
+    ("QR strength", "strength", float),
+    ("QR error correction", "error_correction", str),
+    ("QR version", "version", int),
+    ("QR mask", "mask_pattern", int),
+    ("QR shape", "shape", str),
+    ("QR quiet zone", "quiet", float),
+    ("QR scale", "scale", float),
+    ("QR guidance", "guidance", float),
+    ("Steps", "steps", int),
+    ("CFG scale", "cfg_scale", float),
+    ("Seed", "seed", int),
+    ("Model", "model", str),
+)
+
+
+def qr_fields_of(text: str) -> dict[str, Any]:
+    """Infotext of an art QR code -> values of the Art QR form; empty for any other picture's."""
+    told = parse(text)
+    values = told.values
+    if "QR text" not in values:
+        return {}
+    says = values["QR text"]
+    content = "link" if says.lower().startswith(("http://", "https://")) else "text"
+    fields: dict[str, Any] = {"content": content, "text": says, "follow": values.get("QR follows picture") != "no"}
+    fields |= {"prompt": told.prompt, "negative_prompt": told.negative_prompt}
+    if told.size:
+        fields["size"] = told.size[0]
+    for key, field, kind in _QR:
+        if key in values and (value := _as(kind, values[key])) is not None:
+            fields[field] = value
+    places = [_as(float, part) for part in values.get("QR place", "").split()]
+    if len(places) == 2:
+        fields |= {"place_x": places[0], "place_y": places[1]}
+    return fields
+
+
 def _sampler(values: Mapping[str, str]) -> dict[str, Any]:
     try:
         sampler, ending = split(values["Sampler"])

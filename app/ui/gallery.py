@@ -1,5 +1,6 @@
 """The Gallery tab: everything that was made, found by its words; and PNG Info, which reads what a picture says."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -9,7 +10,7 @@ from app.ui import fill, render
 from app.ui.create import updates
 from app.ui.create_parts import infotext, use_buttons
 from app.ui.jobview import PICK
-from app.ui.parts import QUIET, Page, this_page
+from app.ui.parts import QUIET, Page, fits, this_page
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -77,6 +78,7 @@ class Gallery:
         ui.sends(self.chosen, row)
         self.text = gr.HTML("", elem_id="gallery_infotext")
         use_buttons(ui, "gallery", self.chosen, ui.forms["create"])
+        to_qr(ui, "gallery_use_qr", self.chosen, lambda number: entry.infotext if (entry := ui.find(number)) else "")
 
     # --- what is seen ---
 
@@ -206,6 +208,8 @@ def _png_info(ui: Page) -> None:
 
                     button.click(use, inputs=[said], outputs=[ui.tabs, *fields.values()], queue=False, **QUIET)
 
+                to_qr(ui, "info_qr", said, lambda text: text or "")
+
     def read(path: str | None, request: gr.Request) -> str:
         if not path:
             return ""
@@ -218,3 +222,24 @@ def _png_info(ui: Page) -> None:
         return told
 
     image.change(read, inputs=[image], outputs=[said], api_name="png_info", show_progress="hidden")
+
+
+def to_qr(ui: Page, elem_id: str, source: Any, text_of: Callable[[Any], str]) -> None:
+    """A button that brings an art QR code's settings back into the Art QR form; `text_of` gives the infotext."""
+    fields = ui.forms["qr"]
+    button = gr.Button(ui.t("Send to Art QR"), size="sm", elem_id=elem_id, elem_classes="ms-tiny")
+
+    def use(value: Any, request: gr.Request) -> list[Any]:
+        told = fill.qr_fields_of(text_of(value))
+        if not told:
+            gr.Warning(ui.say("These are not the settings of an art QR code.", request))
+            return [gr.skip() for _ in range(len(fields) + 1)]
+        return [
+            gr.Tabs(selected="qr"),
+            *(
+                gr.update(value=told[k]) if k in told and fits(part, told[k]) else gr.skip()
+                for k, part in fields.items()
+            ),
+        ]
+
+    button.click(use, inputs=[source], outputs=[ui.tabs, *fields.values()], queue=False, **QUIET)

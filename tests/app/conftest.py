@@ -29,6 +29,15 @@ def put_tiny(folder: Path, family: str = "sd15") -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_embedded(tmp_path_factory):
+    """The tiny checkpoint is the only model, whatever the installation brings; `test_embedded` looks at that."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("app.catalog.EMBEDDED", tmp_path_factory.mktemp("embedded") / "none")
+    yield
+    patch.undo()
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     return put_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 from scenes import DARK, PALETTE, STYLE, with_article
@@ -154,6 +155,35 @@ def captioned(
             yield alone(pack, record, str(word), rng), caption(record, str(word), rng), record
 
 
+# --- three styles for LoRAs: one that is drawn by others, two that are made of what the UNet knows ---
+
+STYLES = {"line-art": "{}, line art style", "pixel-art": "{}, pixel art style", "blueprint": "{}, blueprint style"}
+
+
+def pixel_art(picture: Image.Image) -> Image.Image:
+    """32 x 32 large pixels of few colours."""
+    tiny = picture.resize((32, 32), Image.Resampling.BOX).quantize(12, dither=Image.Dither.NONE)
+    return tiny.convert("RGB").resize(picture.size, Image.Resampling.NEAREST)
+
+
+def blueprint(picture: Image.Image) -> Image.Image:
+    """White edges on blue."""
+    edges = cv2.Canny(cv2.GaussianBlur(np.asarray(picture), (0, 0), 1.2), 40, 110)
+    wide = cv2.GaussianBlur(cv2.dilate(edges, np.ones((3, 3), np.uint8)), (0, 0), 0.8)[..., None] / 255.0
+    return Image.fromarray((wide * (235, 244, 255) + (1 - wide) * (24, 72, 160)).astype(np.uint8))
+
+
+def in_style(pack: Pack, style: str) -> Iterator[tuple[Image.Image, str, Record]]:
+    """The UNet's objects in one more style, on white."""
+    rng, source = np.random.default_rng(0), "openmoji" if style == "line-art" else "fluent-flat"
+    changed = {"pixel-art": pixel_art, "blueprint": blueprint}.get(style, lambda picture: picture)
+    for record in pack.drawings:
+        if record["source"] == source and record["name"] in FEW and record["split"] == "train":
+            name = SAY.get(record["name"], record["name"])
+            said = STYLES[style].format(with_article(name, {**record, "name": name}))
+            yield changed(alone(pack, record, "white", rng)), said, record
+
+
 def write(folder: Path, made: Iterator[tuple[Image.Image, str, Record]], side: int) -> int:
     """Pictures and metadata.jsonl; gives how many."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="vae,pairs,unet,judge")
+    parser.add_argument("--only", default="vae,pairs,unet,judge,styles")
     parser.add_argument("--count", type=int, default=5000, help="pictures for the autoencoder")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -192,6 +222,8 @@ def main() -> None:
         "unet": (lambda r: r["split"] == "train" and r["source"] in GENERATOR and r["name"] in FEW, 5, 256),
         "judge": (lambda r: r["split"] in kept and r["source"] in JUDGE, 4, 128),
     }
+    for style in STYLES if "styles" in only else ():
+        print(f"{style}: {write(args.out / 'styles' / style, in_style(pack, style), 256)} pictures")
     for name, (chosen, each, side) in sets.items():
         if name in only:
             print(f"{name}: {write(args.out / name, captioned(pack, fresh(), chosen, each), side)} pictures")

@@ -357,3 +357,20 @@ def test_models_that_come_later_are_offered_in_every_language(built, studio, tin
         studio.catalog.refresh()
     assert [value for _, value in told["create_model"]["choices"]] == ["later", "tiny"]
     assert told["qr_model"]["choices"][0] == ("默认模型", "")
+
+
+def test_an_art_qr_picture_fills_the_art_qr_form(built):
+    told = (
+        "a (red:1.2) apple\nNegative prompt: text\nSteps: 12, Sampler: DPM++ 2M, CFG scale: 4, Seed: 5, Size: 512x512, "
+        'QR text: "https://example.org/?a=1, b", QR strength: 0.35, QR error correction: Q, QR version: 4, QR mask: 2, '
+        "QR shape: dot, QR quiet zone: 3, QR scale: 0.6, QR place: 0.25 0.75, QR follows picture: no"
+    )
+    fields = fill.qr_fields_of(told)
+    assert (fields["content"], fields["text"]) == ("link", "https://example.org/?a=1, b")
+    assert (fields["prompt"], fields["negative_prompt"]) == ("a (red:1.2) apple", "text")
+    assert (fields["place_x"], fields["place_y"], fields["follow"]) == (0.25, 0.75, False)
+    form = built[0].forms["qr"]
+    unfit = [key for key, value in fields.items() if key in form and not parts.fits(form[key], value)]
+    assert not unfit
+    assert set(fields) <= set(form)
+    assert fill.qr_fields_of("a fox\nSteps: 1, Seed: 2") == {}
