@@ -136,7 +136,7 @@ def _wire_model(studio: "Studio", fields: dict[str, Any]) -> None:
     def advise(name: str) -> list[Any]:
         """What the chosen model's makers recommend."""
         told = studio.runtime.recommended(name or "")
-        return [gr.update(value=told[k]) if k in told and filled(fields[k], told[k]) else gr.skip() for k in keys]
+        return filled({key: fields[key] for key in keys}, told)
 
     outputs = [fields[key] for key in keys]
     fields["model"].input(advise, inputs=[fields["model"]], outputs=outputs, queue=False, **QUIET)
@@ -183,8 +183,4 @@ def _tokens(text: str) -> dict[str, int]:
 
 def updates(fields: dict[str, Any], text: str, what: str) -> list[Any]:
     """Updates of all fields from an infotext; what does not fit stays as it is."""
-    told = fill.choose(fill.fields_of(text), what)
-    return [
-        gr.update(value=told[key]) if key in told and filled(part, told[key]) else gr.skip()
-        for key, part in fields.items()
-    ]
+    return filled(fields, fill.choose(fill.fields_of(text), what))

@@ -10,7 +10,7 @@ from app.ui import fill, render
 from app.ui.create import updates
 from app.ui.create_parts import infotext, use_buttons
 from app.ui.jobview import PICK
-from app.ui.parts import QUIET, Page, fits, this_page
+from app.ui.parts import QUIET, Page, filled, this_page
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -234,12 +234,6 @@ def to_qr(ui: Page, elem_id: str, source: Any, text_of: Callable[[Any], str]) ->
         if not told:
             gr.Warning(ui.say("These are not the settings of an art QR code.", request))
             return [gr.skip() for _ in range(len(fields) + 1)]
-        return [
-            gr.Tabs(selected="qr"),
-            *(
-                gr.update(value=told[k]) if k in told and fits(part, told[k]) else gr.skip()
-                for k, part in fields.items()
-            ),
-        ]
+        return [gr.Tabs(selected="qr"), *filled(fields, told)]
 
     button.click(use, inputs=[source], outputs=[ui.tabs, *fields.values()], queue=False, **QUIET)

@@ -245,6 +245,14 @@ def restored(fields: Mapping[str, Any], text: str | None) -> list[Any]:
     ]
 
 
+def filled(fields: Mapping[str, Any], told: Mapping[str, Any]) -> list[Any]:
+    """Updates of a form's fields by name; what is not told, or does not fit, stays as it is."""
+    return [
+        gr.update(value=told[key]) if key in told and fits(part, told[key]) else gr.skip()
+        for key, part in fields.items()
+    ]
+
+
 def fits(part: Any, value: Any) -> bool:
     """Whether a component can hold this value."""
     if isinstance(part, gr.Slider | gr.Number):
