@@ -158,9 +158,10 @@ def to_request(studio: "Studio", params: GenerateParams, bundle: "Bundle") -> It
     advice = studio.runtime.recommended(params.model)
     side = int(bundle.unet.config.sample_size or 64) * bundle.factor
     fixed = _values(studio, params, advice)
+    prompts, negatives = studio.wildcards.both(prompt, negative, fixed["seeds"][0], params.count)
     return Request(
-        prompts=(prompt,) * params.count,
-        negative_prompts=(negative,),
+        prompts=prompts,
+        negative_prompts=negatives,
         width=params.width or advice.get("width") or side,
         height=params.height or advice.get("height") or side,
         controls=tuple(controls),

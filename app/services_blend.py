@@ -62,6 +62,8 @@ def to_request(studio: "Studio", params: BlendParams, bundle: "Bundle | None") -
         reads: Any = params.control_reads
         guides = (Guide(model=net, reads=reads, weight=params.control_weight, name=params.control),)
     prompt, negative = studio.with_styles(params.styles, params.prompt, params.negative_prompt)
+    seed = secrets.randbelow(2**32) if params.seed < 0 else params.seed
+    (prompt,), (negative,) = studio.wildcards.both(prompt, negative, seed)
     advice = studio.runtime.recommended("" if params.model == WITHOUT else params.model)
     return BlendRequest(
         a=params.image_a,
@@ -70,7 +72,7 @@ def to_request(studio: "Studio", params: BlendParams, bundle: "Bundle | None") -
         negative=negative,
         steps=params.steps or advice["steps"],
         cfg=advice["cfg_scale"] if params.cfg_scale is None else params.cfg_scale,
-        seed=secrets.randbelow(2**32) if params.seed < 0 else params.seed,
+        seed=seed,
         guides=guides,
         preview_every=studio.settings.preview_every,
         **{name: getattr(params, name) for name in (*SAME, *SIZES)},

@@ -87,6 +87,8 @@ def to_request(studio: "Studio", params: QrParams) -> Iterator[Any]:
         net = yield from studio.runtime.controlnet(unit.model)
         controls.append(CodeControl(model=net, weight=unit.weight, start=unit.start, end=unit.end, name=unit.model))
     prompt, negative = studio.with_styles(params.styles, params.prompt, params.negative_prompt)
+    seed = secrets.randbelow(2**32) if params.seed < 0 else params.seed
+    (prompt,), (negative,) = studio.wildcards.both(prompt, negative, seed)
     advice = studio.runtime.recommended("" if params.model == WITHOUT else params.model)
     return ArtQRRequest(
         text=params.said(),
@@ -96,7 +98,7 @@ def to_request(studio: "Studio", params: QrParams) -> Iterator[Any]:
         level=params.error_correction,
         mask=None if params.mask_pattern < 0 else params.mask_pattern,
         place=(params.place_x, params.place_y),
-        seed=secrets.randbelow(2**32) if params.seed < 0 else params.seed,
+        seed=seed,
         steps=params.steps or advice["steps"],
         cfg=advice["cfg_scale"] if params.cfg_scale is None else params.cfg_scale,
         sampler=params.sampler or advice["sampler"],

@@ -21,6 +21,7 @@ from app.runtime import Runtime
 from app.services import NETWORK, Saved, run, service_of
 from app.settings import Settings
 from app.store import Store
+from ppdiffusers.prompt.wildcards import Wildcards
 
 
 class Studio:
@@ -68,8 +69,10 @@ class Studio:
             raise ValueError(sentence(why)) from why
 
     def submit(self, params: Params, owner: str = "") -> Job:
-        """Put a job into its line. Raises QueueFull, or ValueError for a kind that is not there."""
+        """Put a job into its line. Raises QueueFull, or ValueError for a kind or wildcard that is not there."""
         service_of(params.kind)
+        for name in ("prompt", "negative_prompt"):
+            self.wildcards.expand(getattr(params, name, ""), 0)
         worker = self.network if params.kind in NETWORK else self.worker
         return worker.submit(params.kind, lambda: run(self, params), self.remember(params), owner)
 
@@ -136,6 +139,11 @@ class Studio:
     def with_styles(self, names: Sequence[str], prompt: str, negative: str) -> tuple[str, str]:
         """Both prompts with the named styles put in."""
         return styles.apply(names, prompt, negative, self.styles()) if names else (prompt, negative)
+
+    @property
+    def wildcards(self) -> Wildcards:
+        """The files that prompts may draw lines from."""
+        return Wildcards(self.settings.data / "wildcards")
 
     def change(self, values: Mapping[str, Any]) -> Settings:
         """Change and keep settings. Raises ValueError for one that cannot be."""

@@ -1,7 +1,7 @@
 """Make pictures from text, or from a picture and text, with a checkpoint of your own.
 
-Prompts are WebUI's: (word:1.2), [from:to:0.5], AND, BREAK, <lora:name:0.8>. Each picture is written with its settings
-inside, as the WebUI and Civitai read them; --from-picture takes them back out.
+Prompts are WebUI's: (word:1.2), [from:to:0.5], AND, BREAK, <lora:name:0.8>; {a|b} and __name__ are chosen by the seed.
+Each picture is written with its settings inside, as WebUI and Civitai read them; --from-picture takes them out again.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from app.cache import hash_cache
 if TYPE_CHECKING:
     from ppdiffusers.pipelines.bundle import Bundle
     from ppdiffusers.pipelines.request import Mask, Request
+    from ppdiffusers.prompt.wildcards import Wildcards
 
 UNTOLD = 512  # stands in for a side until the model is there to tell its own
 DEFAULTS = {"steps": 20, "cfg_scale": 7.0, "sampler": "DPM++ 2M", "schedule": "Automatic", "clip_skip": 1, "rng": "cpu"}
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text.add_argument("--prompt", "-p", default="", help="what to show")
     text.add_argument("--negative-prompt", "-n", default="", help="what to avoid")
     text.add_argument("--clip-skip", type=int, default=DEFAULTS["clip_skip"])
+    text.add_argument("--wildcards", metavar="FOLDER", help="files for __name__ in prompts; default: DATA/wildcards")
     text.add_argument("--from-picture", metavar="FILE", help="start from the settings inside this picture")
     _add_sampling(parser)
     _add_pictures(parser)
@@ -151,6 +153,7 @@ def _library(args: argparse.Namespace, bundle: "Bundle") -> Any:
     from ppdiffusers.patch import Use
     from ppdiffusers.pipelines.adapters import Library
     from ppdiffusers.weights.lora import plan_lora, read_lora
+    from ppdiffusers.weights.source import STORE
 
     always = []
     for given in args.lora:
@@ -159,6 +162,7 @@ def _library(args: argparse.Namespace, bundle: "Bundle") -> Any:
         print(patch.verdict, file=sys.stderr)
         always.append(Use(patch, weight))
     folders = [*args.lora_folder, *{str(Path(_weighted(given)[0]).parent) for given in args.lora}]
+    folders += [str(STORE / "Lora")] if (STORE / "Lora").is_dir() else []
     return replace(Library.of_folders(*folders), always=tuple(always))
 
 
@@ -191,9 +195,10 @@ def _request(args: argparse.Namespace) -> "Request":
         )
     sampling = Sampling(**{name: getattr(args, name) for name in SAMPLING})
     choice_for(sampling)
+    prompts, negatives = _wildcards(args).both(args.prompt, args.negative_prompt, first, max(args.count, 1))
     return Request(
-        prompts=(args.prompt,) * max(args.count, 1),
-        negative_prompts=(args.negative_prompt,),
+        prompts=prompts,
+        negative_prompts=negatives,
         seeds=(first,),
         width=args.width or UNTOLD,
         height=args.height or UNTOLD,
@@ -205,6 +210,13 @@ def _request(args: argparse.Namespace) -> "Request":
         hires=hires,
         batch_size=args.batch_size,
     )
+
+
+def _wildcards(args: argparse.Namespace) -> "Wildcards":
+    from app import settings
+    from ppdiffusers.prompt.wildcards import Wildcards
+
+    return Wildcards(Path(args.wildcards) if args.wildcards else settings.load().data / "wildcards")
 
 
 def _with_models(request: "Request", args: argparse.Namespace, bundle: "Bundle") -> "Request":

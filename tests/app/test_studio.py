@@ -197,6 +197,18 @@ def test_the_catalogue_finds_a_model_by_every_name(data):
         catalog.find("checkpoint", "big")
 
 
+def test_choices_in_a_prompt_are_made_by_the_seed_of_each_picture(studio, data):
+    (data / "wildcards").mkdir()
+    (data / "wildcards" / "animal.txt").write_text("fox\nowl\nfrog\nbear\n")
+    asked = GenerateParams(prompt="a {red|green|blue} __animal__", **VALUES | {"count": 6, "batch_size": 2})
+    said = [[one.infotext.splitlines()[0] for one in results(done(studio.submit(asked)))] for _ in range(2)]
+    assert said[0] == said[1]
+    assert len(set(said[0])) > 2
+    assert all(set(line.split()) & {"fox", "owl", "frog", "bear"} for line in said[0])
+    with pytest.raises(ValueError, match=r"no wildcard __bird__; there are animal"):
+        studio.submit(GenerateParams(prompt="a __bird__", **VALUES))
+
+
 WORKS = """
 import sys
 from app import environment

@@ -245,3 +245,15 @@ def test_a_full_disk_leaves_nothing_half_written(generate, tmp_path, monkeypatch
 @pytest.mark.parametrize("prompt", ["", "word " * 3000, "((((]", "[[a:b:nan]|", "\u202e\x00"])
 def test_any_text_is_a_prompt(generate, prompt):
     assert generate("--prompt", prompt, "--steps", "1")[0] == 0
+
+
+def test_choices_in_a_prompt(generate, tmp_path):
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "colour.txt").write_text("red\ngreen\n")
+    words = ("--prompt", "a __colour__ {fox|owl}", "--wildcards", str(tmp_path / "cards"), "--count", "4", "--json")
+    code, out, _ = generate(*words)
+    assert code == 0
+    told = [json.loads(line)["infotext"].splitlines()[0] for line in out.splitlines() if '"image"' in line]
+    assert len(told) == 4
+    assert set(told) <= {f"a {colour} {animal}" for colour in ("red", "green") for animal in ("fox", "owl")}
+    assert generate("--prompt", "a __nothing__")[0] == 1
