@@ -63,7 +63,7 @@ class Wildcards:
         return _Settler(self, random.Random(f"{seed}/{purpose}")).settle(text, 0)
 
     def both(self, prompt: str, negative: str, seed: int, count: int = 1) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Prompts and negative prompts of `count` pictures with seeds from `seed` on; one negative for all if it can."""
+        """Prompts and negative prompts of `count` pictures, seeds from `seed` on; one negative for all if possible."""
         seeds = range(seed, seed + count)
         negatives = tuple(self.expand(negative, one, "negative") for one in seeds)
         return tuple(self.expand(prompt, one) for one in seeds), negatives[: 1 if len(set(negatives)) == 1 else count]
