@@ -8,7 +8,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Generator, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 Loading = Generator["Progress | Note", None, Any]
 DEFAULTS: dict[str, Any] = {"sampler": "DPM++ 2M", "steps": 20, "cfg_scale": 7.0}
 RECOMMENDED = "mixstudio.json"  # in a model's folder: what its makers advise
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """A sentence about a model, and prompts that it draws well."""
+
+    note: str = ""
+    examples: tuple[str, ...] = ()
 
 
 class Runtime:
@@ -112,6 +120,19 @@ class Runtime:
         told = advice(model.path / RECOMMENDED) if model.path.is_dir() else {}
         return {**DEFAULTS, **{key: told[key] for key in (*DEFAULTS, "width", "height", "schedule") if key in told}}
 
+    def about(self, name: str = "") -> About:
+        """What a model's makers say about it, for people who choose it; nothing for most models."""
+        try:
+            model = self.choose(name)
+        except (KeyError, ValueError):
+            return About()
+        told = _told(model.path / RECOMMENDED) if model.path.is_dir() else {}
+        examples = told.get("examples", [])
+        return About(
+            note=str(told.get("note", ""))[:500],
+            examples=tuple(str(one)[:500] for one in examples[:50]) if isinstance(examples, list) else (),
+        )
+
     def _embeddings(self, family: str) -> list[str]:
         """Files of textual inversions made for a family."""
         base = family.split("-")[0]
@@ -156,12 +177,17 @@ def _identity(model: Model) -> tuple[Any, ...]:
 
 def advice(path: Path) -> Mapping[str, Any]:
     """What a model's makers advise in its mixstudio.json; empty where there is none."""
+    told = _told(path)
+    recommended = told.get("recommended", told)
+    return recommended if isinstance(recommended, dict) else {}
+
+
+def _told(path: Path) -> dict[str, Any]:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    recommended = told.get("recommended", told) if isinstance(told, dict) else {}
-    return recommended if isinstance(recommended, dict) else {}
+    return told if isinstance(told, dict) else {}
 
 
 def _memory() -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # What stands in the form but is no setting of a picture.
 EXTRAS = {
     *("picture_part", "mask_part", "strength_part", "preset", "swap", "dice", "again"),
-    *("control_1_seen", "control_2_seen"),
+    *("control_1_seen", "control_2_seen", "example", "note"),
 }
 
 
@@ -38,6 +38,9 @@ def build(studio: "Studio", ui: Page) -> None:
     parts.wire_size(fields, extras)
     parts.wire_control(fields, pictures, extras)
     _wire_model(studio, fields)
+    ui.examples(extras["example"], fields["prompt"], fields["model"])
+    note = {"inputs": [fields["model"]], "outputs": [extras["note"]]}
+    fields["model"].change(lambda name: parts.model_note(ui, name), queue=False, **note, **QUIET)
     _wire_tokens(studio, ui, fields, tokens)
     ui.takes("Vary", pictures["init_image"], "create", {fields["mode"]: "picture"})
     ui.takes("Repaint a part", pictures["editor"], "create", {fields["mode"]: "part"})

@@ -57,6 +57,7 @@ def words(ui: Page, studio: "Studio", fields: Fields) -> dict[str, Any]:
         elem_classes="ms-prompt",
     )
     counted = gr.HTML("", elem_id="create_tokens", elem_classes="ms-tokens")
+    fields["example"] = gr.Button(t("Try an example"), size="sm", elem_id="create_example")
     fields["negative_prompt"] = gr.Textbox(
         label=t("Negative prompt"),
         placeholder=t("What should not be there"),
@@ -184,6 +185,7 @@ def shape(ui: Page, studio: "Studio", fields: Fields) -> None:
         fields["vae"] = ui.models(
             "vae", "VAE", [("The model's own", "")], value="", elem_id="create_vae", scale=2, min_width=140
         )
+    fields["note"] = gr.HTML(model_note(ui, ""), elem_id="create_model_note")
     with gr.Row(elem_classes="ms-row-tight"):
         fields["width"] = gr.Slider(64, 2048, value=side["width"], step=8, label=t("Width"), elem_id="create_width")
         fields["height"] = gr.Slider(64, 2048, value=side["height"], step=8, label=t("Height"), elem_id="create_height")
@@ -202,6 +204,12 @@ def shape(ui: Page, studio: "Studio", fields: Fields) -> None:
         )  # fmt: skip
         fields["dice"] = gr.Button(t("Random"), size="sm", elem_id="create_dice", scale=1, min_width=80)
         fields["again"] = gr.Button(t("Last one"), size="sm", elem_id="create_again", scale=1, min_width=80)
+
+
+def model_note(ui: Page, name: str) -> str:
+    """What the makers of a model say about it."""
+    note = ui.studio.runtime.about(name or "").note
+    return f'<p class="ms-note">{render.both(note)}</p>' if note else ""
 
 
 def _first(studio: "Studio") -> str | None:

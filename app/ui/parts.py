@@ -24,6 +24,16 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _WORDS = ("label", "info", "placeholder")
 
 
+EXAMPLES = (
+    "a red apple on a blue background",
+    "a cat in a meadow",
+    "a yellow flower, hand drawn",
+    "a castle in the snow under a grey sky",
+    "a hot air balloon over green grass",
+    "a ship on the sea at sunset",
+)
+
+
 @dataclass(frozen=True)
 class Target:
     """A place that takes a picture from the gallery: a component on a tab, and what else changes with it."""
@@ -115,6 +125,16 @@ class Page:
     def offered(self, language: str) -> list[Any]:
         """What the dropdowns of models hold now, in a language: models come and go while the page is open."""
         return [gr.update(choices=self._choices(menu.kind, menu.first, language)) for menu in self.menus]
+
+    def examples(self, button: Any, prompt: Any, model: Any) -> None:
+        """Let a button put one example after another into a prompt: the chosen model's own, where it has some."""
+        turn = gr.State(0)
+
+        def show(number: int, name: str | None) -> tuple[str, int]:
+            known = self.studio.runtime.about(name or "").examples or EXAMPLES
+            return known[number % len(known)], number + 1
+
+        button.click(show, inputs=[turn, model], outputs=[prompt, turn], queue=False, **QUIET)
 
     # --- pictures from tab to tab ---
 

@@ -10,7 +10,7 @@ from app.jobs import Job
 from app.requests_qr import WITHOUT, ContactParams, QrParams, WifiParams
 from app.studio import results
 from app.ui.jobview import JobView
-from app.ui.parts import QUIET, Page, painting_fields
+from app.ui.parts import EXAMPLES, QUIET, Page, painting_fields
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -19,14 +19,6 @@ CONTENTS = {"link": "Link", "text": "Text", "wifi": "Wi-Fi", "contact": "Contact
 SECURITY = {"WPA": "WPA, WPA2, WPA3", "WEP": "WEP", "nopass": "Open"}
 LEVELS = {"L": "Low (7 %)", "M": "Medium (15 %)", "Q": "Good (25 %)", "H": "High (30 %)"}
 SHAPES = {"rounded": "Rounded", "square": "Square", "dot": "Dots"}
-EXAMPLES = (
-    "a red apple on a blue background",
-    "a cat in a meadow",
-    "a yellow flower, hand drawn",
-    "a castle in the snow under a grey sky",
-    "a hot air balloon over green grass",
-    "a ship on the sea at sunset",
-)
 CONTACT = {
     "name": "Given name",
     "family": "Family name",
@@ -56,11 +48,12 @@ def build(studio: "Studio", ui: Page) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=340):
             _says(ui, fields)
-            _shows(ui, fields)
+            example = _shows(ui, fields)
             with gr.Column(elem_classes="ms-card"):
                 _code(ui, fields)
                 _painting(ui, studio, fields)
                 _expert(ui, studio, fields)
+            ui.examples(example, fields["prompt"], fields["model"])
         with gr.Column(scale=6, min_width=340, elem_classes="ms-stage-column"):
             view = _results(ui, fields)
             _report(ui, view)
@@ -113,8 +106,8 @@ def _says(ui: Page, fields: dict[str, Any]) -> None:
     fields["content"].change(switch, [fields["content"]], [plain, wifi, contact], queue=False, **QUIET)
 
 
-def _shows(ui: Page, fields: dict[str, Any]) -> None:
-    """Words or a picture, and the one slider."""
+def _shows(ui: Page, fields: dict[str, Any]) -> gr.Button:
+    """Words or a picture, and the one slider; gives the button for examples."""
     t = ui.t
     with gr.Column(elem_classes="ms-card"):
         fields["prompt"] = gr.Textbox(
@@ -127,10 +120,6 @@ def _shows(ui: Page, fields: dict[str, Any]) -> None:
             elem_classes="ms-prompt",
         )
         example = gr.Button(t("Try an example"), size="sm", elem_id="qr_example")
-        turn = gr.State(0)
-        example.click(
-            lambda n: (EXAMPLES[n % len(EXAMPLES)], n + 1), [turn], [fields["prompt"], turn], queue=False, **QUIET
-        )
         fields["strength"] = gr.Slider(
             0, 1, value=0.5, step=0.05, label=t("Picture or code"),
             info=t("0 keeps nearly the picture, 1 is nearly the plain code"), elem_id="qr_strength",
@@ -148,6 +137,7 @@ def _shows(ui: Page, fields: dict[str, Any]) -> None:
                 height=220,
                 elem_id="qr_picture",
             )
+    return example
 
 
 def _code(ui: Page, fields: dict[str, Any]) -> None:

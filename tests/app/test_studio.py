@@ -1,5 +1,7 @@
 """The whole way of a job through the studio, on a tiny checkpoint."""
 
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -246,3 +248,18 @@ def test_a_killed_studio_loses_no_finished_picture_and_tells_what_was_cut_off(da
     assert "interrupted" in states.values()
     assert not {"queued", "running"} & set(states.values())
     assert not list(data.rglob("*.part"))
+
+
+def test_a_model_tells_what_it_is_good_at(data, tiny_checkpoint):
+    folder = data / "models" / "Stable-diffusion" / "told"
+    shutil.copytree(tiny_checkpoint, folder)
+    told = {"recommended": {"steps": 12}, "note": "It draws foxes.", "examples": ["a fox", "two foxes"]}
+    (folder / "mixstudio.json").write_text(json.dumps(told))
+    with Studio.open(data, model="tiny") as studio:
+        about = studio.runtime.about("told")
+        assert (about.note, about.examples) == ("It draws foxes.", ("a fox", "two foxes"))
+        assert studio.runtime.recommended("told")["steps"] == 12
+        assert studio.runtime.about("tiny").examples == ()
+        assert studio.runtime.about("nothing of that name").note == ""
+        (folder / "mixstudio.json").write_text("[1, 2")
+        assert studio.runtime.about("told").note == ""
