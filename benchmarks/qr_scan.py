@@ -37,7 +37,16 @@ SCRIPTS = (
     "한국어검색상점새소식",
     "éèàüöäßñçøåœ",
 )
-SUBJECTS = ("a red apple", "a fox", "a sunflower", "a house", "a red balloon", "a rocket", "a penguin", "an evergreen tree")
+SUBJECTS = (
+    "a red apple",
+    "a fox",
+    "a sunflower",
+    "a house",
+    "a red balloon",
+    "a rocket",
+    "a penguin",
+    "an evergreen tree",
+)
 PLACES = ("on a blue background", "in a meadow", "in the snow", "on white", "on a gradient background", "at sunset")
 COLUMNS: tuple[str, ...] = ("date", "model", "number", "text", "version", "side", "ok", "reader", "plain", "stress")
 COLUMNS += ("margin", "rounds", "seconds", "ssim", "ssim_small", "colours", "clip")
