@@ -47,7 +47,7 @@ SUBJECTS = (
     "a penguin",
     "an evergreen tree",
 )
-PLACES = ("on a blue background", "in a meadow", "in the snow", "on white", "on a gradient background", "at sunset")
+PLACES = ("on a blue background", "on a yellow background", "3d style", "flat style", "on a light green background", "")
 COLUMNS: tuple[str, ...] = ("date", "model", "number", "text", "version", "side", "ok", "reader", "plain", "stress")
 COLUMNS += ("margin", "rounds", "seconds", "ssim", "ssim_small", "colours", "clip")
 
@@ -106,16 +106,19 @@ def links(count: int) -> list[str]:
 
 def codes(args: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Any]]:
     """Each code's row and the code itself, with default settings but for what the arguments say."""
+    from app.runtime import RECOMMENDED, advice
     from mix.appflow.artqr.flow import ArtQR, CodePicture
     from mix.appflow.artqr.request import ArtQRRequest
 
     bundle, clip = _bundle(args.model), _clip()
+    told = advice(Path(args.model) / RECOMMENDED) if args.model else {}
+    how = {ours: told[theirs] for ours, theirs in (("steps", "steps"), ("cfg", "cfg_scale")) if theirs in told}
     rng = np.random.default_rng(7)
     flow = ArtQR(bundle)
     for number, text in enumerate(links(args.count)):
         prompt = f"{rng.choice(SUBJECTS)} {rng.choice(PLACES)}"
         picture = None if bundle is not None else photograph(args.photos, number, rng)
-        request = ArtQRRequest(text=text, prompt=prompt, seed=number, strength=args.strength, picture=picture)
+        request = ArtQRRequest(text=text, prompt=prompt, seed=number, strength=args.strength, picture=picture, **how)
         start = time.perf_counter()
         code = next(event for event in flow.stream(request) if isinstance(event, CodePicture))
         yield _row(code, request, number, time.perf_counter() - start, clip), code
