@@ -3,8 +3,8 @@
     python tools/screenshots.py                    into docs/images/
     python tools/screenshots.py --out /tmp/look    somewhere else
 
-A studio is started on a data folder of its own, filled with the photos of `assets/photos`. It uses the models that come
-with MixStudio where they are there, and a tiny random one where they are not. Needs playwright and Chromium.
+A studio is started on a data folder of its own, filled with pictures by the models that come with MixStudio; where they
+are not there, with the photos of `assets/photos`, and a tiny random model runs. Needs playwright and Chromium.
 """
 
 import argparse
@@ -39,7 +39,26 @@ PROMPTS = ("a lighthouse at dusk", "wild flowers in a meadow", "an old street in
 
 
 def fill(data: Path) -> None:
-    """A gallery that looks like one: the photos, as if they had been made here."""
+    """A gallery that looks like one: pictures by the embedded model, or the photos where there is none."""
+    from app import environment
+
+    environment.prepare()
+    from app.requests import GenerateParams
+    from app.studio import Studio
+
+    if not (ROOT / "assets" / "models").is_dir():
+        fill_with_photos(data)
+        return
+    with Studio.open(data) as studio:
+        told = studio.runtime.about().examples[:12]
+        for seed, prompt in enumerate(told, start=1):
+            studio.submit(GenerateParams(prompt=prompt, seed=seed)).wait(120)
+        for entry in studio.store.find(limit=3):
+            studio.store.favour(entry.id)
+
+
+def fill_with_photos(data: Path) -> None:
+    """The photos of assets/photos, with words that say what they show."""
     from app.store import Store
 
     store = Store(data / "outputs")
@@ -118,7 +137,8 @@ def open_tab(page: Any, tab: str) -> bool:
 
 def example(page: Any) -> None:
     """One picture made, so that the stage is not empty."""
-    page.fill("#create_prompt textarea", "a red fox asleep in the snow, morning light")
+    page.locator("#create_example").click()
+    page.fill("#create_seed input", "1")
     page.locator("#create_go").click()
     page.locator("#create_status").get_by_text("Done").first.wait_for(timeout=300_000)
     page.wait_for_timeout(800)
