@@ -287,6 +287,27 @@ def test_files_are_found_and_broken_ones_are_named(tmp_path):
         list(encode([{"messages": [{"role": "user", "content": "a"}]}], small.tokenizer(), DataConfig(paths=("x",))))
 
 
+def test_columns_of_parquet_and_of_the_datasets_library(tmp_path):
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (the extra `parquet`)")
+    from pyarrow import ipc, parquet
+
+    talks = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}] for i in range(2500)]
+    table = arrow.table({"messages": talks, "extra": list(range(2500))})
+    parquet.write_table(table, tmp_path / "talks.parquet")
+    found = list(read([str(tmp_path / "talks.parquet")]))
+    assert [messages_of(record) for record in found] == talks
+    folder = tmp_path / "saved"  # as datasets' save_to_disk leaves it
+    folder.mkdir()
+    for name in ("state.json", "dataset_info.json"):
+        (folder / name).write_text("{}")
+    with ipc.new_stream(folder / "data-00000-of-00001.arrow", table.schema) as stream:
+        stream.write_table(table, max_chunksize=700)
+    assert [messages_of(record) for record in read([str(folder)])] == talks
+    (tmp_path / "talks.parquet").write_bytes((tmp_path / "talks.parquet").read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"talks\.parquet can't be read"):
+        list(read([str(tmp_path / "talks.parquet")]))
+
+
 def test_configs_come_from_json_and_go_back():
     config = TrainConfig.from_dict(
         {"model": "m", "out": "o", "data": {"paths": "d"}, "lora": {"r": 4}, "adamw": {"clip": 0}}
