@@ -35,7 +35,7 @@ def css() -> str:
 
 def head(studio: "Studio") -> str:
     """What stands in the page's head: colours of the browser's frame, and our script."""
-    script = (HERE / "page.js").read_text(encoding="utf-8")
+    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("complete.js", "page.js"))
     wish = studio.settings.theme
     return (
         '<meta name="theme-color" media="(prefers-color-scheme: light)" content="#f1f4f3">'

@@ -16,6 +16,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from app import __version__
+from app.completion import Completion, Suggestion
 from app.i18n import translate
 from app.jobs import Job, Status
 from app.settings import ROOT
@@ -71,6 +72,7 @@ def router(studio: Studio) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     _add_pictures(routes, studio)
     _add_queue(routes, studio)
+    _add_words(routes, studio)
     _add_files(routes)
     return routes
 
@@ -106,6 +108,14 @@ def _add_pictures(routes: APIRouter, studio: Studio) -> None:
             return Response(thumbs.get(inside(model.preview, model.path.parent)), media_type="image/webp", headers=KEEP)
         except OSError:
             raise HTTPException(404, f"{name}'s preview cannot be read") from None
+
+
+def _add_words(routes: APIRouter, studio: Studio) -> None:
+    completion = Completion(studio)
+
+    @routes.get("/ui/complete")
+    def complete(word: str = "") -> list[Suggestion]:
+        return completion.find(word[:200])
 
 
 def _add_queue(routes: APIRouter, studio: Studio) -> None:
