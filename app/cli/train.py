@@ -77,6 +77,9 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dropout", type=float, default=0.1, help="share of captions that are left empty")
     group.add_argument("--min-snr", type=float, default=5.0, metavar="GAMMA", help="0: off")
     group.add_argument("--offset-noise", type=float, default=0.0)
+    group.add_argument(
+        "--noise-bias", type=float, default=1.0, help="draw noisy steps more often: 2 in proportion to t"
+    )
     group.add_argument("--clip-skip", type=int, default=1)
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the computation; default: the fastest here")
@@ -250,7 +253,12 @@ def _shared(args: argparse.Namespace, bundle: Any) -> dict[str, Any]:
         clip_skip=args.clip_skip,
     )
     sample = SampleConfig(prompts=tuple(args.prompt), side=side, steps=args.sample_steps)
-    learning = {"min_snr": args.min_snr, "offset_noise": args.offset_noise, "seed": args.seed}
+    learning = {
+        "min_snr": args.min_snr,
+        "offset_noise": args.offset_noise,
+        "noise_bias": args.noise_bias,
+        "seed": args.seed,
+    }
     return {"material": material, "sample": sample, **learning}
 
 

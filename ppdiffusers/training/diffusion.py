@@ -42,6 +42,7 @@ class DiffusionConfig:
     material: MaterialConfig = field(default_factory=MaterialConfig)
     min_snr: float = 5.0
     offset_noise: float = 0.0
+    noise_bias: float = 1.0
     seed: int = 0
     sample: SampleConfig = field(default_factory=SampleConfig)
 
@@ -67,7 +68,9 @@ class DiffusionTask:
             raise ValueError(f"{bundle.name} reads {bundle.extra_channels} channels more than a latent; train its base")
         self.draws = Draws(config.seed)
         self.material = Materials(bundle, dataset, config.material, self.draws)
-        self.objective = Objective(bundle.schedule, bundle.prediction, config.min_snr, config.offset_noise)
+        self.objective = Objective(
+            bundle.schedule, bundle.prediction, config.min_snr, config.offset_noise, config.noise_bias
+        )
         self._before: list[tuple[Tensor, bool]] = []
 
     # --- for the loop ---

@@ -25,6 +25,7 @@ from ppdiffusers.training.inversion import InversionConfig, InversionTask
 from ppdiffusers.training.loop import LoopConfig, train
 from ppdiffusers.training.lowrank import LoraConfig
 from ppdiffusers.training.materials import MaterialConfig
+from ppdiffusers.training.objective import Objective
 from ppdiffusers.training.pair import PairConfig, PairTask
 from ppdiffusers.training.vae import VAETask, VAETrainConfig, parts_of, psnr
 from tests.ppdiffusers.models.conftest import fill
@@ -241,3 +242,14 @@ def test_latents_at_half_size_are_decoded_into_half_a_picture(dataset, tmp_path,
     assert [task.halved(i) for i in range(12)] == [side == 16 for side in sides]  # the same in a resumed run
     with pytest.raises(ValueError, match="half size"):
         VAETrainConfig(halves=1.5)
+
+
+def test_noisy_steps_can_be_drawn_more_often():
+    chance = np.random.default_rng(0)
+    plain, biased = (Objective(fresh().schedule, noise_bias=b).times(chance, 20_000) for b in (1.0, 2.0))
+    assert plain.min() >= 0
+    assert max(plain.max(), biased.max()) < 1000
+    assert plain.mean() == pytest.approx(499.5, abs=8)
+    assert biased.mean() == pytest.approx(2 / 3 * 1000, abs=8)  # the density grows as the step does
+    with pytest.raises(ValueError, match="bias to noisy steps"):
+        Objective(fresh().schedule, noise_bias=0)
