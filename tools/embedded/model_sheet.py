@@ -34,7 +34,7 @@ def prompts(rows: list[dict[str, Any]], count: int) -> list[tuple[str, str, bool
     """(prompt, name, whether the combination of object, style and ground is new), every object at least once."""
     rng = np.random.default_rng(0)
     seen = {(r["name"], r["style"], word) for r in rows for word in PLAIN if f"{word} background" in r["text"]}
-    names = [*rng.permutation(FEW), *rng.permutation(FEW)][:count]
+    names = [str(name) for _ in range(-(-count // len(FEW))) for name in rng.permutation(FEW)][:count]
     told = []
     for i, name in enumerate(names):
         known = [r for r in rows if r["name"] == name]
