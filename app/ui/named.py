@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio import processing_utils
 from gradio.utils import get_upload_folder
-from pydantic import ValidationError
 
 from app.jobs import Job, QueueFull
 from app.pictures import open_file
-from app.requests import sentence
 from app.rest.events import job_json
 from app.services import Saved, kinds
 from app.studio import results
@@ -53,7 +51,7 @@ class Endpoints:
         """Text to pictures; 0 is what the model recommends. settings: any other field of a job of kind generate."""
         told = {"prompt": prompt, "negative_prompt": negative_prompt, "seed": seed, "count": count}
         told |= {name: value for name, value in (("width", width), ("height", height), ("steps", steps)) if value}
-        async for update in _follow(self.studio, "generate", told | settings):
+        async for update in _follow(self.studio, "generate", told, settings):
             yield update
 
     async def blend(
@@ -68,17 +66,17 @@ class Endpoints:
         """Two pictures into one; balance 0 is the first, 1 the second."""
         told = {"balance": balance, "prompt": prompt, "seed": seed}
         told |= {"image_a": _picture(image_a), "image_b": _picture(image_b)}
-        async for update in _follow(self.studio, "blend", told | settings):
+        async for update in _follow(self.studio, "blend", told, settings):
             yield update
 
     async def qr(self, text: str, prompt: str = "", seed: int = -1, settings: dict = {}) -> Answer:  # noqa: B006
         """A QR code that is a picture and scans; the state tells what the decoders read in it."""
-        async for update in _follow(self.studio, "qr", {"text": text, "prompt": prompt, "seed": seed} | settings):
+        async for update in _follow(self.studio, "qr", {"text": text, "prompt": prompt, "seed": seed}, settings):
             yield update
 
     async def job(self, kind: str, settings: dict) -> Answer:
         """A job of any kind, with the fields of POST /v1/jobs."""
-        async for update in _follow(self.studio, kind, settings):
+        async for update in _follow(self.studio, kind, {}, settings):
             yield update
 
 
@@ -101,8 +99,10 @@ def _picture(file: Any) -> Any:
         raise gr.Error(str(why)) from why
 
 
-async def _follow(studio: "Studio", kind: str, told: dict[str, Any]) -> "Answer":
-    job = await asyncio.to_thread(_submit, studio, kind, told)
+async def _follow(studio: "Studio", kind: str, told: dict[str, Any], settings: Any) -> "Answer":
+    if not isinstance(settings, dict):
+        raise gr.Error("settings is an object of a job's fields", print_exception=False)
+    job = await asyncio.to_thread(_submit, studio, kind, told | settings)
     try:
         seen = None
         while not job.status.final:
@@ -125,9 +125,7 @@ def _submit(studio: "Studio", kind: str, told: dict[str, Any]) -> Job:
             f"there is no kind of job called {kind!r}; there are {', '.join(kinds())}", print_exception=False
         )
     try:
-        return studio.submit(kinds()[kind](**told), OWNER)
-    except ValidationError as why:
-        raise gr.Error(sentence(why), print_exception=False) from why
+        return studio.submit(studio.parse(kinds()[kind], told), OWNER)
     except (ValueError, KeyError, QueueFull) as why:
         raise gr.Error(str(why.args[0] if why.args else why), print_exception=False) from why
 

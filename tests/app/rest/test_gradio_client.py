@@ -86,6 +86,8 @@ def test_any_kind_of_job_by_name(client, tmp_path):
         ("/generate", {"prompt": "x", "settings": {"sampler": "nope"}}, "nope"),
         ("/blend", {"image_a": HIDDEN, "image_b": HIDDEN}, "file"),
         ("/job", {"kind": "nope", "settings": {}}, "there is no kind of job"),
+        ("/job", {"kind": "enlarge", "settings": {"image": "/etc/hostname"}}, "image"),
+        ("/job", {"kind": "generate", "settings": [1]}, "object"),
     ],
 )
 def test_wrong_requests_are_told_why(client, endpoint, told, sentence):
