@@ -43,13 +43,18 @@ def tiny_checkpoint(tmp_path_factory):
     return put_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny")
 
 
+def with_tiny(data: Path, checkpoint: Path) -> Path:
+    """The data folder, with the tiny checkpoint in it."""
+    folder = data / "models" / "Stable-diffusion"
+    folder.mkdir(parents=True)
+    (folder / "tiny").symlink_to(checkpoint, target_is_directory=True)
+    return data
+
+
 @pytest.fixture
 def data(tmp_path, tiny_checkpoint):
     """A data folder with the tiny checkpoint as its only model."""
-    folder = tmp_path / "models" / "Stable-diffusion"
-    folder.mkdir(parents=True)
-    (folder / "tiny").symlink_to(tiny_checkpoint, target_is_directory=True)
-    return tmp_path
+    return with_tiny(tmp_path, tiny_checkpoint)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import uvicorn
 
 from app import server
 from app.studio import Studio
+from tests.app.conftest import with_tiny
 
 gradio_client = pytest.importorskip("gradio_client")
 TINY = {"width": 64, "height": 64, "steps": 2}
@@ -18,10 +19,7 @@ HIDDEN = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory, tiny_checkpoint):
-    data = tmp_path_factory.mktemp("gradio")
-    folder = data / "models" / "Stable-diffusion"
-    folder.mkdir(parents=True)
-    (folder / "tiny").symlink_to(tiny_checkpoint, target_is_directory=True)
+    data = with_tiny(tmp_path_factory.mktemp("gradio"), tiny_checkpoint)
     with Studio.open(data, model="tiny", dtype="float32") as opened:
         yield opened
 

@@ -18,6 +18,7 @@ from app.studio import Studio
 from app.ui import app as page
 from app.ui import fill, parts, render
 from app.ui.create_parts import picture_and_mask
+from tests.app.conftest import with_tiny
 
 UI = Path(page.__file__).parent
 COMFY = {
@@ -42,10 +43,7 @@ COMFY = {
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory, tiny_checkpoint):
     """One studio for all of them: a page takes seconds to build."""
-    data = tmp_path_factory.mktemp("page")
-    folder = data / "models" / "Stable-diffusion"
-    folder.mkdir(parents=True)
-    (folder / "tiny").symlink_to(tiny_checkpoint, target_is_directory=True)
+    data = with_tiny(tmp_path_factory.mktemp("page"), tiny_checkpoint)
     with Studio.open(data, model="tiny", dtype="float32") as opened:
         yield opened
 
