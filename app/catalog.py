@@ -241,14 +241,17 @@ def _look(path: Path) -> dict[str, str]:
 
 def adapter_of(path: Path) -> dict[str, Any]:
     """The adapter_config.json of a language model's adapter as PEFT saves them; empty for any other folder."""
-    config = path / ADAPTER
-    if not config.is_file():
-        return {}
+    told = json_object(path / ADAPTER)
+    return told if told.get("task_type") == "CAUSAL_LM" else {}
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; empty where there is none, or it is broken, or no object."""
     try:
-        told = json.loads(config.read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) and told.get("task_type") == "CAUSAL_LM" else {}
+    return told if isinstance(told, dict) else {}
 
 
 def _look_folder(path: Path) -> dict[str, str]:

@@ -3,7 +3,6 @@
 The one place with mutable state about models. Only the worker that owns the device calls the loading methods.
 """
 
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Generator, Mapping
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.catalog import Catalog, Model
+from app.catalog import Catalog, Model, json_object
 from app.settings import Settings
 from kernels.memory import release_freed_memory
 
@@ -113,25 +112,26 @@ class Runtime:
 
     def recommended(self, name: str = "") -> dict[str, Any]:
         """Sampler, steps, CFG scale and perhaps size that the model's makers advise, else the usual ones."""
-        try:
-            model = self.choose(name)
-        except (KeyError, ValueError):
-            return dict(DEFAULTS)
-        told = advice(model.path / RECOMMENDED) if model.path.is_dir() else {}
+        path = self._told_at(name)
+        told = advice(path) if path is not None else {}
         return {**DEFAULTS, **{key: told[key] for key in (*DEFAULTS, "width", "height", "schedule") if key in told}}
 
     def about(self, name: str = "") -> About:
         """What a model's makers say about it, for people who choose it; nothing for most models."""
-        try:
-            model = self.choose(name)
-        except (KeyError, ValueError):
-            return About()
-        told = _told(model.path / RECOMMENDED) if model.path.is_dir() else {}
+        path = self._told_at(name)
+        told = json_object(path) if path is not None else {}
         examples = told.get("examples", [])
         return About(
             note=str(told.get("note", ""))[:500],
             examples=tuple(str(one)[:500] for one in examples[:50]) if isinstance(examples, list) else (),
         )
+
+    def _told_at(self, name: str) -> Path | None:
+        """Where a model's makers would say something about it; None for a single file and for no model."""
+        with suppress(KeyError, ValueError):
+            model = self.choose(name)
+            return model.path / RECOMMENDED if model.path.is_dir() else None
+        return None
 
     def _embeddings(self, family: str) -> list[str]:
         """Files of textual inversions made for a family."""
@@ -177,17 +177,9 @@ def _identity(model: Model) -> tuple[Any, ...]:
 
 def advice(path: Path) -> Mapping[str, Any]:
     """What a model's makers advise in its mixstudio.json; empty where there is none."""
-    told = _told(path)
+    told = json_object(path)
     recommended = told.get("recommended", told)
     return recommended if isinstance(recommended, dict) else {}
-
-
-def _told(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def _memory() -> int:

@@ -134,6 +134,11 @@ def keep_image(studio: "Studio", event: Any, first: int = 0, save: bool = True, 
     return studio.keep(event.image, event.infotext, event.seed, index=first + event.index, save=save, extra=extra)
 
 
+def seed_of(asked: int) -> int:
+    """The seed that was asked for, or a new one for -1."""
+    return secrets.randbelow(2**32) if asked < 0 else asked
+
+
 def _part(request: "Request", batch: range) -> "Request":
     """The request for some of its pictures."""
     seeds, negatives = request.picture_seeds(), request.picture_negatives()
@@ -174,8 +179,7 @@ def _values(studio: "Studio", params: GenerateParams, advice: dict[str, Any]) ->
     """The parts of a request that need no model."""
     from ppdiffusers.pipelines.request import Hires, Init, Noise
 
-    seed = secrets.randbelow(2**32) if params.seed < 0 else params.seed
-    variation = secrets.randbelow(2**32) if params.variation_seed < 0 else params.variation_seed
+    seed, variation = seed_of(params.seed), seed_of(params.variation_seed)
     noise = Noise(
         rng=params.rng or studio.settings.rng,  # type: ignore[arg-type]
         variation_seed=variation,

@@ -1,12 +1,11 @@
 """Blending two photos as a job: the model is loaded, the blends are made and kept with their balance."""
 
-import secrets
 from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from app.requests_blend import WITHOUT, BlendParams
-from app.services import service
+from app.services import seed_of, service
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -62,7 +61,7 @@ def to_request(studio: "Studio", params: BlendParams, bundle: "Bundle | None") -
         reads: Any = params.control_reads
         guides = (Guide(model=net, reads=reads, weight=params.control_weight, name=params.control),)
     prompt, negative = studio.with_styles(params.styles, params.prompt, params.negative_prompt)
-    seed = secrets.randbelow(2**32) if params.seed < 0 else params.seed
+    seed = seed_of(params.seed)
     (prompt,), (negative,) = studio.wildcards.both(prompt, negative, seed)
     advice = studio.runtime.recommended("" if params.model == WITHOUT else params.model)
     return BlendRequest(

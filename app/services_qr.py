@@ -1,12 +1,11 @@
 """Art QR as a job: the model is loaded, codes are made, checked and kept with their scan reports."""
 
-import secrets
 from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from app.requests_qr import WITHOUT, QrParams
-from app.services import service
+from app.services import seed_of, service
 
 if TYPE_CHECKING:
     from app.studio import Studio
@@ -87,7 +86,7 @@ def to_request(studio: "Studio", params: QrParams) -> Iterator[Any]:
         net = yield from studio.runtime.controlnet(unit.model)
         controls.append(CodeControl(model=net, weight=unit.weight, start=unit.start, end=unit.end, name=unit.model))
     prompt, negative = studio.with_styles(params.styles, params.prompt, params.negative_prompt)
-    seed = secrets.randbelow(2**32) if params.seed < 0 else params.seed
+    seed = seed_of(params.seed)
     (prompt,), (negative,) = studio.wildcards.both(prompt, negative, seed)
     advice = studio.runtime.recommended("" if params.model == WITHOUT else params.model)
     return ArtQRRequest(

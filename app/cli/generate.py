@@ -153,7 +153,6 @@ def _library(args: argparse.Namespace, bundle: "Bundle") -> Any:
     from ppdiffusers.patch import Use
     from ppdiffusers.pipelines.adapters import Library
     from ppdiffusers.weights.lora import plan_lora, read_lora
-    from ppdiffusers.weights.source import STORE
 
     always = []
     for given in args.lora:
@@ -162,7 +161,6 @@ def _library(args: argparse.Namespace, bundle: "Bundle") -> Any:
         print(patch.verdict, file=sys.stderr)
         always.append(Use(patch, weight))
     folders = [*args.lora_folder, *{str(Path(_weighted(given)[0]).parent) for given in args.lora}]
-    folders += [str(STORE / "Lora")] if (STORE / "Lora").is_dir() else []
     return replace(Library.of_folders(*folders), always=tuple(always))
 
 

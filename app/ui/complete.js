@@ -26,11 +26,9 @@
     const one = found[place], target = area, caret = target.selectionStart, rest = target.value.slice(caret);
     const text = one.insert + (one.comma && !/^\s*,/.test(rest) ? ", " : "");
     const whole = target.value.slice(0, from) + text + rest;
-    Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set.call(target, whole);
-    target.setSelectionRange(from + text.length, from + text.length);
-    close();
-    target.dispatchEvent(new Event("input", { bubbles: true }));
-    close();
+    const end = from + text.length;
+    window.mix.type(target, whole, end, end);
+    close(); // what was typed so asks for nothing more
     target.focus();
   };
   const row = (one, i) => {

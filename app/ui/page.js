@@ -157,7 +157,7 @@
   };
   document.addEventListener("input", (event) => { if (event.target === promptArea()) markLoras(); });
 
-  window.mix = { get, set, remember, recall, owner, setLanguage, speak, setTheme, toggleTheme, openQueue, refreshQueue, toggleWords, cookie, lora };
+  window.mix = { get, set, remember, recall, owner, setLanguage, speak, setTheme, toggleTheme, openQueue, refreshQueue, toggleWords, cookie, lora, type };
   window.mixReady = async () => window.mix;
   const start = () => {
     speak(cookie("mixstudio_lang") || document.documentElement.dataset.first || "en");

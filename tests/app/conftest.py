@@ -1,8 +1,13 @@
 """A studio on a tiny checkpoint: whole jobs run in well under a second."""
 
+import socket
+import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from app.studio import Studio
 from ppdiffusers.pipelines.save import save_diffusers
@@ -55,6 +60,30 @@ def with_tiny(data: Path, checkpoint: Path) -> Path:
 def data(tmp_path, tiny_checkpoint):
     """A data folder with the tiny checkpoint as its only model."""
     return with_tiny(tmp_path, tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def lasting_studio(tmp_path_factory, tiny_checkpoint):
+    """One studio for a module's tests: a page takes seconds to build."""
+    data = with_tiny(tmp_path_factory.mktemp("lasting"), tiny_checkpoint)
+    with Studio.open(data, model="tiny", dtype="float32") as opened:
+        yield opened
+
+
+@contextmanager
+def serving(application):
+    """The port of a server that runs in a thread."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(application, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield port
+    server.should_exit = True
+    thread.join(10)
 
 
 @pytest.fixture

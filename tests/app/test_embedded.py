@@ -50,7 +50,7 @@ def test_the_catalogue_offers_it_first(studio):
 
 
 def test_a_prompt_alone_makes_the_picture_that_it_asks_for(studio):
-    """A red fox on white: red in the middle, white around; the seed decides the rest."""
+    """A red apple on white: red in the middle, white around; the seed decides the rest."""
     job = studio.submit(GenerateParams(prompt="a red apple, flat style", seed=1))
     assert job.wait(120)
     assert job.error is None

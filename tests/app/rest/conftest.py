@@ -1,15 +1,11 @@
 """Our HTTP interfaces on a tiny checkpoint: in process, and on a live port for real clients."""
 
-import socket
-import threading
-import time
-
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.rest import errors, sdapi, v1
+from tests.app.conftest import serving
 
 
 def application(studio):
@@ -29,14 +25,5 @@ def client(studio):
 @pytest.fixture
 def live(studio):
     """The port of a server that runs in a thread."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(application(studio), port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield port
-    server.should_exit = True
-    thread.join(5)
+    with serving(application(studio)) as port:
+        yield port

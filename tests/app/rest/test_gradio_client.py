@@ -1,16 +1,12 @@
 """Gradio's own client, unchanged, against the whole live application."""
 
-import socket
-import threading
 import time
 
 import PIL.Image
 import pytest
-import uvicorn
 
 from app import server
-from app.studio import Studio
-from tests.app.conftest import with_tiny
+from tests.app.conftest import serving
 
 gradio_client = pytest.importorskip("gradio_client")
 TINY = {"width": 64, "height": 64, "steps": 2}
@@ -18,25 +14,14 @@ HIDDEN = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory, tiny_checkpoint):
-    data = with_tiny(tmp_path_factory.mktemp("gradio"), tiny_checkpoint)
-    with Studio.open(data, model="tiny", dtype="float32") as opened:
-        yield opened
+def studio(lasting_studio):
+    return lasting_studio
 
 
 @pytest.fixture(scope="module")
 def client(studio):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running = uvicorn.Server(uvicorn.Config(server.make(studio), port=port, log_level="error"))
-    thread = threading.Thread(target=running.run, daemon=True)
-    thread.start()
-    while not running.started:
-        time.sleep(0.02)
-    yield gradio_client.Client(f"http://127.0.0.1:{port}/", verbose=False)
-    running.should_exit = True
-    thread.join(5)
+    with serving(server.make(studio)) as port:
+        yield gradio_client.Client(f"http://127.0.0.1:{port}/", verbose=False)
 
 
 @pytest.fixture

@@ -1,13 +1,9 @@
 """A tiny chat model with a byte tokenizer, as a Hugging Face folder, and hosts and servers over it."""
 
-import socket
-import threading
-import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import paddle
-import uvicorn
 from fastapi import FastAPI
 from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import ByteLevel
@@ -20,6 +16,7 @@ from mix.llm.model import CausalLM
 from mix.llm.tokenizer import Settings as TokenizerSettings
 from mix.llm.tokenizer import Tokenizer
 from mix.llm.vocabularies import byte_level
+from tests.app.conftest import serving as serving_application
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'nobody' %}{{ raise_exception('who is nobody?') }}{% endif %}"
@@ -62,14 +59,5 @@ def serving(models):
     """The address of a live server over a host."""
     application = FastAPI()
     application.include_router(openai.router(SimpleNamespace(llms=models)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(application, port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}/v1"
-    server.should_exit = True
-    thread.join(10)
+    with serving_application(application) as port:
+        yield f"http://127.0.0.1:{port}/v1"

@@ -14,11 +14,9 @@ from starlette.testclient import TestClient
 
 from app.i18n import catalogue, preferred, translate
 from app.server import make
-from app.studio import Studio
 from app.ui import app as page
 from app.ui import fill, parts, render
 from app.ui.create_parts import picture_and_mask
-from tests.app.conftest import with_tiny
 
 UI = Path(page.__file__).parent
 COMFY = {
@@ -41,11 +39,8 @@ COMFY = {
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory, tiny_checkpoint):
-    """One studio for all of them: a page takes seconds to build."""
-    data = with_tiny(tmp_path_factory.mktemp("page"), tiny_checkpoint)
-    with Studio.open(data, model="tiny", dtype="float32") as opened:
-        yield opened
+def studio(lasting_studio):
+    return lasting_studio
 
 
 @pytest.fixture(scope="module")
