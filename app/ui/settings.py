@@ -11,7 +11,7 @@ from app.ui.parts import QUIET, Page
 if TYPE_CHECKING:
     from app.studio import Studio
 
-LANGUAGES = {"auto": "As the browser", "en": "English", "zh": "中文"}
+LANGUAGES = [("English", "en"), ("中文", "zh")]  # each in its own words
 THEMES = {"auto": "As the system", "light": "Light", "dark": "Dark"}
 DTYPES = {"auto": "The best of this machine", "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 NOISES = {"cpu": "As diffusers (CPU)", "gpu": "As the WebUI (GPU)"}
@@ -56,7 +56,10 @@ def _look(studio: "Studio", ui: Page) -> dict[str, Any]:
     gr.Markdown(t("## The page"))
     return {
         "language": gr.Dropdown(
-            label=t("Language"), choices=ui.pairs(LANGUAGES), value=now.language, elem_id="settings_language"
+            label=t("Language"),
+            choices=[(t("As the browser"), "auto"), *LANGUAGES],
+            value=now.language,
+            elem_id="settings_language",
         ),
         "theme": gr.Radio(label=t("Colours"), choices=ui.pairs(THEMES), value=now.theme, elem_id="settings_theme"),
         "preview_every": gr.Slider(

@@ -367,3 +367,9 @@ def test_an_art_qr_picture_fills_the_art_qr_form(built):
     assert not unfit
     assert set(fields) <= set(form)
     assert fill.qr_fields_of("a fox\nSteps: 1, Seed: 2") == {}
+
+
+def test_the_language_button_names_the_other_language(built):
+    """Names of languages are in their own words everywhere, so no switch may write over the button's."""
+    ui, blocks = built
+    assert "language_toggle" not in [block.elem_id for block in ui.speaking(blocks)[0]]
