@@ -26,7 +26,21 @@ def _why_no_gpu() -> str | None:
     return None if paddle.device.cuda.device_count() else "there is no CUDA device"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _groups(config, items)
+    _skips(items)
+
+
+def _groups(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several processes a file stays in one of them, and so do all tests that drive a browser."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            folder, name = item.path.parent.name, item.nodeid.partition("::")[0]
+            item.add_marker(pytest.mark.xdist_group("browser" if folder == "browser" else name))
+
+
+def _skips(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run, with the reason; the question is asked only when a test has the mark."""
     for mark, why_not in (("parity", _why_no_reference), ("gpu", _why_no_gpu)):
         marked = [item for item in items if item.get_closest_marker(mark)]

@@ -78,10 +78,9 @@ class JobView:
             submit,
             inputs=[self.ui.owner, *inputs],
             outputs=self.outputs,
-            api_visibility="private",  # Gradio's clients have `named`
-            show_progress="hidden",
             concurrency_limit=None,
             trigger_mode="multiple",  # a second click queues a second job
+            **QUIET,
         )
 
     def _owner(self, owner: str) -> str:

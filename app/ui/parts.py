@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 COOKIE = "mixstudio_lang"
 # The listeners of the page that are no interface for others.
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# Without `show_progress_on` the page would set a status in every output, which takes seconds where there are hundreds.
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "show_progress_on": []}
 _WORDS = ("label", "info", "placeholder")
 
 

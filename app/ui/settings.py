@@ -83,16 +83,13 @@ def _look(studio: "Studio", ui: Page) -> dict[str, Any]:
 def _running(studio: "Studio", ui: Page) -> dict[str, Any]:
     t, now = ui.t, studio.settings
     gr.Markdown(t("## The models"))
-    names = [
-        (t("The built-in one, or the first that is found"), ""),
-        *((m.name, m.name) for m in studio.catalog.list("checkpoint")),
-    ]
-    known = {value for _, value in names}
+    found = {model.name for model in studio.catalog.list("checkpoint")}
     return {
-        "model": gr.Dropdown(
-            label=t("Model to start with"),
-            choices=names,
-            value=now.model if now.model in known else "",
+        "model": ui.models(
+            "checkpoint",
+            t("Model to start with"),
+            [("The built-in one, or the first that is found", "")],
+            value=now.model if now.model in found else "",
             elem_id="settings_model",
         ),
         "dtype": gr.Dropdown(label=t("Precision"), choices=ui.pairs(DTYPES), value=now.dtype, elem_id="settings_dtype"),

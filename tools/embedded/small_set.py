@@ -9,6 +9,7 @@ so is everything that is held out. The same seed gives the same files.
 
 import argparse
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Callable, Iterator
@@ -27,7 +28,14 @@ JUDGE = ("noto", "twemoji", "emojione", "emojione-v1", "noto-v1", "openmoji", "f
 FEW = (  # what the UNet learns; the pairs have all of NAMES
     *("fox", "panda", "penguin", "frog", "red apple", "strawberry"),
     *("mushroom", "sunflower", "star", "red heart", "house", "rocket"),
+    *("cat", "dog", "owl", "butterfly", "evergreen tree", "cactus", "castle", "rose"),
 )
+HUES = {"red": 0, "green": 60, "blue": 108, "purple": 136, "pink": 163}  # in OpenCV's halves of a degree
+TINTED = {  # objects that are shown in other hues too, so that a word of colour does not stand for one object
+    **{"fox": "red", "frog": "green", "mushroom": "red", "star": "yellow", "house": "red", "rocket": "red"},
+    **{"red apple": "red", "red heart": "red", "butterfly": "blue", "cat": "orange", "dog": "orange"},
+    **{"owl": "brown", "rose": "red"},
+}
 NAMES = tuple(
     """fox|cat face|dog face|panda|bear|koala|lion|tiger face|cow face|pig face|rabbit face|monkey face|mouse face|frog
 wolf|penguin|owl|baby chick|elephant|turtle|octopus|fish|tropical fish|dolphin|butterfly|lady beetle|honeybee|snail
@@ -44,6 +52,7 @@ snowman without snow|grinning face|smiling face with sunglasses|winking face|cas
 SAY = {"snowman without snow": "snowman", "closed book": "book", "soft ice cream": "ice cream cone"}
 SAY |= {"wrapped gift": "gift", "jack-o-lantern": "halloween pumpkin", "hot beverage": "cup of coffee"}
 SAY |= {"lady beetle": "ladybug", "automobile": "car", "deciduous tree": "tree", "honeybee": "bee"}
+SAY |= {"evergreen tree": "tree"}
 PLAIN = ("white", "light grey", "yellow", "light green", "light blue", "pink", "beige", "lavender", "red", "blue")
 PLAIN += ("green", "orange", "purple", "black")
 
@@ -115,12 +124,32 @@ def for_vae(pack: Pack, rng: np.random.Generator, count: int) -> Iterator[Image.
         yield ground
 
 
-def caption(record: Record, ground: str, rng: np.random.Generator) -> str:
+def named(record: Record, tint: str, rng: np.random.Generator) -> str:
+    """The object with or without its colour: an apple is mostly red, so "red apple" is often just an apple."""
+    name, own = SAY.get(record["name"], record["name"]), record["colour"]
+    if record["name"] in TINTED and name.startswith("red "):
+        name, own = name.removeprefix("red "), "red"
+    if tint:
+        return f"{tint} {name}"
+    own = "red" if name == "fox" and rng.random() < 0.75 else own  # as foxes are called
+    return f"{own} {name}" if own and own not in name.split() and rng.random() < 0.45 else name
+
+
+def tinted(drawing: Image.Image, tint: str) -> Image.Image:
+    """The drawing with all hues turned, so that its main one becomes another."""
+    rgba = np.asarray(drawing)
+    hsv = cv2.cvtColor(np.ascontiguousarray(rgba[..., :3]), cv2.COLOR_RGB2HSV_FULL).astype(np.float32)
+    weight = hsv[..., 1] * hsv[..., 2] * rgba[..., 3]
+    share = np.bincount((hsv[..., 0].astype(int) // 8).ravel(), weight.ravel(), 32)
+    main = float(np.argmax(share + 0.5 * (np.roll(share, 1) + np.roll(share, -1)))) * 8 + 4
+    hsv[..., 0] = (hsv[..., 0] + HUES[tint] * 256 / 180 - main) % 256
+    turned = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB_FULL)
+    return Image.fromarray(np.dstack([turned, rgba[..., 3]]))
+
+
+def caption(record: Record, ground: str, rng: np.random.Generator, tint: str = "") -> str:
     """One of the many ways to say what a picture shows."""
-    name = SAY.get(record["name"], record["name"])
-    colour = "red" if name == "fox" and rng.random() < 0.5 else record["colour"]
-    if colour and colour not in name.split() and rng.random() < 0.35:
-        name = f"{colour} {name}"
+    name = named(record, tint, rng)
     said = with_article(name, {**record, "name": name})
     if rng.random() < 0.65:
         ways = [w for w in STYLE[record["style"]] if "{bare}" not in w]
@@ -131,13 +160,16 @@ def caption(record: Record, ground: str, rng: np.random.Generator) -> str:
     return said
 
 
-def alone(pack: Pack, record: Record, ground: str, rng: np.random.Generator, spread: float = 1.0) -> Image.Image:
+def alone(
+    pack: Pack, record: Record, ground: str, rng: np.random.Generator, spread: float = 1.0, tint: str = ""
+) -> Image.Image:
     """One drawing, large, on a plain ground; `spread` of 0 puts every one into the same place."""
     colour = (255, 255, 255) if ground == "white" else solid(PALETTE[ground], rng)
     picture, share = Image.new("RGB", (256, 256), colour), 0.87 + spread * float(rng.uniform(-0.07, 0.07))
     x, y = 0.5 + spread * rng.uniform(-0.02, 0.02, 2)
     flip = bool(record["flip"]) and rng.random() < 0.5 * spread
-    place(picture, pack.open(record), share, (float(x), float(y)), flip)
+    drawing = tinted(pack.open(record), tint) if tint else pack.open(record)
+    place(picture, drawing, share, (float(x), float(y)), flip)
     return picture
 
 
@@ -146,12 +178,26 @@ def captioned(
 ) -> Iterator[tuple[Image.Image, str, Record]]:
     """Every chosen drawing on `each` grounds, the first of them white."""
     for record in pack.drawings:
-        if record["name"] not in NAMES or not chosen(record):
+        if record["name"] not in (*NAMES, *FEW) or not chosen(record):
             continue
         light = [w for w in PLAIN[1:] if w not in DARK or record["style"] not in ("outline", "silhouette")]
         free = [w for w in light if not record["colour"] or record["colour"] not in w]
         for word in ("white", *rng.choice(free, each - 1, replace=False)):
             yield alone(pack, record, str(word), rng, spread), caption(record, str(word), rng), record
+
+
+def in_hues(
+    pack: Pack, rng: np.random.Generator, chosen: Callable[[Record], bool], each: int
+) -> Iterator[tuple[Image.Image, str, Record]]:
+    """The objects of TINTED in every other hue, on `each` grounds."""
+    for record in pack.drawings:
+        if record["name"] not in TINTED or not chosen(record):
+            continue
+        for tint in HUES:
+            free = [w for w in PLAIN if tint not in w]
+            for word in rng.choice(free, each, replace=False) if tint != TINTED[record["name"]] else ():
+                said = caption(record, str(word), rng, tint)
+                yield alone(pack, record, str(word), rng, 0.2, tint), said, record
 
 
 # --- three styles for LoRAs: one that is drawn by others, two that are made of what the UNet knows ---
@@ -216,16 +262,22 @@ def main() -> None:
             picture.save(args.out / "vae" / f"{number:05d}.png", compress_level=1)
         print(f"vae: {args.count} pictures")
     kept = ("train", "heldout_combo")
+
+    def learnt(record: Record) -> bool:
+        return record["split"] == "train" and record["source"] in GENERATOR and record["name"] in FEW
+
     sets: dict[str, tuple[Callable[[Record], bool], int, int, float]] = {
         "pairs": (lambda r: r["split"] == "train", 4, 128, 1.0),
-        "unet": (lambda r: r["split"] == "train" and r["source"] in GENERATOR and r["name"] in FEW, 8, 256, 0.2),
+        "unet": (learnt, 8, 256, 0.2),
         "judge": (lambda r: r["split"] in kept and r["source"] in JUDGE, 4, 128, 1.0),
     }
     for style in STYLES if "styles" in only else ():
         print(f"{style}: {write(args.out / 'styles' / style, in_style(pack, style), 256)} pictures")
     for name, (chosen, each, side, spread) in sets.items():
         if name in only:
-            print(f"{name}: {write(args.out / name, captioned(pack, fresh(), chosen, each, spread), side)} pictures")
+            rows = captioned(pack, fresh(), chosen, each, spread)
+            rows = itertools.chain(rows, in_hues(pack, fresh(), chosen, 2)) if name == "unet" else rows
+            print(f"{name}: {write(args.out / name, rows, side)} pictures")
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def test_only_a_fatal_problem_makes_it_unusable(monkeypatch, capsys):
 
 def test_test_passes_its_words_on_to_pytest(monkeypatch):
     asked: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "call", lambda command, cwd: asked.append(command) or 5)
+    monkeypatch.setattr(subprocess, "call", lambda command, cwd, env: asked.append(command) or 5)
     assert main(["test", "tests/laws", "-x", "-k", "layers"]) == 5
     assert asked[0][1:] == ["-m", "pytest", "tests/laws", "-x", "-k", "layers"]
 
@@ -143,3 +143,13 @@ def test_the_module_can_be_run():
     assert done.returncode == 0
     assert done.stdout.startswith("usage: python launch.py")
     assert cli.LAUNCHER.strip() in done.stdout
+
+
+@pytest.mark.parametrize("rest", [[], ["-q"], ["-m", "parity"], ["-q", "-x", "--tb=long"]])
+def test_the_whole_suite_runs_in_several_processes(rest):
+    assert test.whole(rest)
+
+
+@pytest.mark.parametrize("rest", [["tests/laws"], ["-q", "tests/laws/test_layers.py::test_x"], ["-n", "3"], ["--pdb"]])
+def test_a_named_test_or_an_own_choice_runs_in_one(rest):
+    assert not test.whole(rest)

@@ -103,6 +103,13 @@ def test_every_component_that_is_filled_in_has_a_name_and_an_id(built):
     assert not wrong
 
 
+def test_listeners_that_show_no_progress_set_no_status_either(built):
+    _, blocks = built
+    wide = [fn for fn in blocks.fns.values() if fn.show_progress == "hidden" and len(fn.outputs) > 3]
+    assert wide
+    assert [fn.name for fn in wide if fn.show_progress_on != []] == []  # seconds at every event, see parts.QUIET
+
+
 def test_ids_are_given_once(built):
     _, blocks = built
     ids = [block.elem_id for block in blocks.blocks.values() if getattr(block, "elem_id", None)]
