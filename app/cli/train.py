@@ -98,6 +98,7 @@ def _add_kinds(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--part", choices=("all", "decoder"), default="decoder", help="vae")
     group.add_argument("--crop", type=int, default=128, help="vae: side of the squares")
     group.add_argument("--kl", type=float, default=1e-4, help="vae: how strongly latents are kept near a normal one")
+    group.add_argument("--lock-text", action="store_true", help="clip: leave the text tower as it is")
     group.add_argument("--halves", type=float, default=0.0, metavar="SHARE", help="vae: batches decoded at half size")
 
 
@@ -300,5 +301,5 @@ def _pair(args: argparse.Namespace, dataset: "Dataset") -> "Task":
     own = (folder / "vocab.json").is_file() or (folder / "tokenizer.json").is_file()
     tokenizer = CLIPTokenizer.from_pretrained(folder) if own else CLIPTokenizer.clip()
     model = CLIPModel.from_pretrained(folder, dtype=args.dtype or "float32")
-    config = PairConfig(batch=_batch(args), flip=args.flip, seed=args.seed)
+    config = PairConfig(batch=_batch(args), flip=args.flip, lock_text=args.lock_text, seed=args.seed)
     return PairTask(model, tokenizer, dataset, args.out, config)

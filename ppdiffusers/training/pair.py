@@ -29,10 +29,15 @@ LARGEST_SCALE = 100.0  # of the logits, as in CLIP
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
-    """batch: pairs that are told apart from each other, the more the better; flip: mirrored half of the time."""
+    """batch: pairs that are told apart from each other, the more the better; flip: mirrored half of the time.
+
+    lock_text: the text tower stays as it is, so that a UNet that was trained on it still fits (the reverse of LiT, Zhai
+    et al. 2022); its projection learns.
+    """
 
     batch: int = 32
     flip: bool = True
+    lock_text: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,12 +78,13 @@ class PairTask:
 
     def prepare(self, folder: Path) -> Iterator[Event]:
         self._before = list(frozen({"clip": self.model}))
-        for parameter in self.model.parameters():
+        for parameter in self.trainable().values():
             parameter.stop_gradient = False
         return iter(())
 
     def trainable(self) -> Mapping[str, Tensor]:
-        return dict(self.model.named_parameters())
+        locked = ("text_model.",) if self.config.lock_text else ()
+        return {name: p for name, p in self.model.named_parameters() if not name.startswith(locked)}
 
     def factors(self) -> Mapping[str, float]:
         return {}

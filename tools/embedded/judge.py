@@ -66,10 +66,12 @@ def drawings(pack: Pack, sources: Sequence[str], grounds: int, seed: int) -> tup
 
 
 def shaken(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shifted, mirrored, blurred or noisy, and of other brightness, so that vendors' habits count for less."""
+    """Shifted, mirrored, blurred or noisy, and of other colours, so that vendors' habits count for less."""
     x = np.stack([np.roll(one, rng.integers(-6, 7, 2), (1, 2)) for one in x])
     mirrored = rng.random(len(x)) < 0.5
     x[mirrored] = x[mirrored][..., ::-1]
+    recoloured = rng.random(len(x)) < 0.3  # as the UNet's blue foxes are
+    x[recoloured] = x[recoloured][:, rng.permutation(3)]
     blurred = rng.random(len(x)) < 0.4
     soft = F.avg_pool2d(paddle.to_tensor(x[blurred]), 3, 1, 1).numpy() if blurred.any() else x[blurred]
     x[blurred] = soft

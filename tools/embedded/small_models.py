@@ -2,10 +2,12 @@
 
 python small_models.py vae --out build/small/model           # AutoencoderKL with the residual paths closed
 python small_models.py clip --out build/small/model --tokenizer pack/tokenizer
+python small_models.py tower --out build/small/model         # a new picture tower beside the trained text tower
 python small_models.py unet --out build/small/model          # beside a trained vae and clip: a whole pipeline
 """
 
 import argparse
+import dataclasses
 import json
 import shutil
 import sys
@@ -114,6 +116,17 @@ def make_clip(out: Path, tokenizer: Path) -> None:
         shutil.copyfile(tokenizer / name, out / "clip" / name)
 
 
+def make_tower(out: Path) -> None:
+    """A new picture tower beside the text tower of OUT/clip, for `train clip --lock-text`."""
+    told = CLIPModel.from_pretrained(out / "clip")
+    made = CLIPModel(dataclasses.replace(told.config, vision_config=dataclasses.replace(SEEN, num_hidden_layers=4)))
+    draw(made.vision_model)
+    draw(made.visual_projection)
+    draw(made.text_projection)
+    made.text_model.set_state_dict(told.text_model.state_dict())
+    made.save_pretrained(out / "clip")
+
+
 def make_unet(out: Path) -> None:
     """The UNet, and all that makes the folder a StableDiffusionPipeline."""
     clip = CLIPModel.from_pretrained(out / "clip")
@@ -147,7 +160,7 @@ def make_unet(out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("vae", "clip", "unet"))
+    parser.add_argument("part", choices=("vae", "clip", "tower", "unet"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--seed", type=int, default=0)
@@ -161,6 +174,8 @@ def main() -> None:
         if args.tokenizer is None:
             parser.error("a new CLIP pair needs --tokenizer")
         make_clip(args.out, args.tokenizer)
+    elif args.part == "tower":
+        make_tower(args.out)
     else:
         make_unet(args.out)
 

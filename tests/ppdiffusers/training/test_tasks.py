@@ -111,6 +111,16 @@ def test_the_loss_of_a_repeated_batch_falls(kind, dataset, tmp_path):
     assert min(losses) == min(losses[2:])
 
 
+def test_a_locked_text_tower_keeps_every_bit(dataset, tmp_path):
+    task = pair(dataset, tmp_path / "out")
+    task.config = dataclasses.replace(task.config, lock_text=True)
+    list(train(task, LoopConfig(steps=2, rate=1e-2, schedule="constant", warmup=0), tmp_path / "run"))
+    moved = {name for name, p in task.model.named_parameters() if not np.array_equal(p.numpy(), pair_weights()[name])}
+    assert not any(name.startswith("text_model.") for name in moved)
+    assert {"visual_projection.weight", "text_projection.weight"} <= moved
+    assert any(name.startswith("vision_model.") for name in moved)
+
+
 @pytest.mark.parametrize("kind", TASKS)
 def test_a_run_closed_and_resumed_is_the_run_that_was_not(kind, dataset, tmp_path):
     """Losses, weights, moments, averages: the same bits, through a file and with fresh models."""
