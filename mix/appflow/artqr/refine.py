@@ -18,6 +18,7 @@ from mix.appflow.artqr.stress import PLAIN, QUICK
 from mix.appflow.artqr.tone import array, enlarge, image, luma
 
 WATCHED = (*QUICK, "2x", "noise")  # asked in every round; the full set only where these pass
+SIDES = (1.0, 15 / 16, 17 / 16)  # of the picture, tried in turn where a reader does not read it as it is
 DARK = 0.3  # an even dark region reads as light in readers with narrow windows, so dark wishes count less
 STARS = 0.08  # how much the light ones among dark ones count
 
@@ -54,10 +55,7 @@ def refine(
     picture: PIL.Image.Image, request: ArtQRRequest, code: Code | None = None
 ) -> Generator[ScanReport, None, Refined]:
     """Repair until the readers are content or the rounds are used up; yields each round's report, returns the best."""
-    side = request.side
-    layout = request.layout(side)
-    rgb = enlarge(array(picture), (side, side))
-    light = luma(rgb)
+    layout, rgb, light = _at(picture, request, request.side)
     tried: set[int] = set()
     now = code or fitted(request.code(), light, layout, request, tried)
     look, best, number = request.look, None, 0
@@ -72,9 +70,13 @@ def refine(
         best = one if best is None or _better(found, best.report) else best
         if found.ok and found.rate() >= request.wish:
             break
-        # A reader that fails on the plain picture often trips over one accident: another mask moves everything.
+        # A reader that fails on the plain picture often trips over one accident: another mask moves everything, and
+        # OpenCV's fails for some pictures at one size and reads the same picture at others.
         tried.add(now.mask)
-        if not found.ok and number % 2 and request.mask is None and code is None:
+        if not found.ok and not request.size and number % 3 == 0:
+            share = SIDES[number // 3 % len(SIDES)]
+            layout, rgb, light = _at(picture, request, round(request.side * share / 8) * 8)
+        elif not found.ok and number % 2 and request.mask is None and code is None:
             now = fitted(now, light, layout, request, tried)
         else:
             look = look.stronger()
@@ -83,6 +85,12 @@ def refine(
     if len(next(iter(full.read.values()))) <= len(WATCHED) + 1:
         full = replace(scan.scan(best.image, request.text), modules=full.modules)
     return replace(best, report=full, rounds=number)
+
+
+def _at(picture: PIL.Image.Image, request: ArtQRRequest, side: int) -> tuple[Layout, np.ndarray, np.ndarray]:
+    """Layout, picture (Y, X, 3) and its luminance at a size."""
+    rgb = enlarge(array(picture), (side, side))
+    return request.layout(side), rgb, luma(rgb)
 
 
 def _better(new: ScanReport, old: ScanReport) -> bool:

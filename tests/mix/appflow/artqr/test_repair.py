@@ -111,3 +111,17 @@ def test_distortions_are_repeatable_and_keep_the_type():
         assert made.dtype == np.uint8, name
         assert made.shape[2] == 3, name
         assert (made == distort(pixels)).all(), name
+
+
+@pytest.mark.parametrize(("size", "sides"), [(0, {1.0, 15 / 16, 17 / 16}), (480, {1.0})])
+def test_a_code_that_is_not_read_is_tried_at_other_sizes(monkeypatch, size, sides):
+    """Some pictures are not read by OpenCV at one size and are at others; a size that was asked for is kept."""
+    request, seen = ArtQRRequest(text=LINK, picture=scene(), rounds=8, size=size), []
+
+    def blind(made, text, names=None):
+        seen.append(made.width)
+        return scan.ScanReport({"reader": {stress.PLAIN: False}})
+
+    monkeypatch.setattr(scan, "scan", blind)
+    run(refine(scene(), request))
+    assert {round(side / request.side * 16) / 16 for side in seen} == sides
