@@ -111,7 +111,8 @@ def shoot(browser: Any, address: str, out: Path, dark: bool, phone: bool, langua
     page.wait_for_timeout(1500)
     end = "".join(f"-{word}" for word, on in (("phone", phone), ("dark", dark), (language, language != "en")) if on)
     files = []
-    if not (phone or dark) and (ROOT / "assets" / "models").is_dir():  # a random model's noise shows nothing
+    plain = not (phone or dark) and language == "en"
+    if plain and (ROOT / "assets" / "models").is_dir():  # a random model's noise shows nothing
         example(page)
     for tab in TABS:
         if open_tab(page, tab):
