@@ -193,9 +193,9 @@ def in_hues(
     for record in pack.drawings:
         if record["name"] not in TINTED or not chosen(record):
             continue
-        for tint in HUES:
+        for tint in (hue for hue in HUES if hue != TINTED[record["name"]]):
             free = [w for w in PLAIN if tint not in w]
-            for word in rng.choice(free, each, replace=False) if tint != TINTED[record["name"]] else ():
+            for word in rng.choice(free, each, replace=False):
                 said = caption(record, str(word), rng, tint)
                 yield alone(pack, record, str(word), rng, 0.2, tint), said, record
 
