@@ -108,6 +108,7 @@ class Planner:
                 for i in self.pool
             ]
         )
+        st *= [recs[i].get("weight", 1.0) for i in self.pool]
         self.w = np.cumsum(w * st / (w * st).sum())
         self.bystyle = defaultdict(list)
         for i in self.pool:

@@ -20,21 +20,26 @@ import cv2
 import numpy as np
 from PIL import Image
 from scenes import DARK, PALETTE, STYLE, with_article
+from subset_pack import KEPT_BACK
 
 Record = dict[str, Any]
 
 GENERATOR = ("fluent-3d", "fluent", "fluent-flat")  # one hand in three styles; the others become LoRAs
-JUDGE = ("noto", "twemoji", "emojione", "emojione-v1", "noto-v1", "openmoji", "fxemoji", "art4apps", "openclipart")
-FEW = (  # what the UNet learns; the pairs have all of NAMES
+JUDGE = KEPT_BACK  # vendors that no stage of the generator saw
+FEW = (  # what the UNet learns last, large and in one place; the pairs have all of NAMES
     *("fox", "panda", "penguin", "frog", "red apple", "strawberry"),
     *("mushroom", "sunflower", "star", "red heart", "house", "rocket"),
     *("cat", "dog", "owl", "butterfly", "evergreen tree", "cactus", "castle", "rose"),
+    *("elephant", "turtle", "tropical fish", "bird", "rabbit face", "automobile", "sailboat", "airplane"),
+    *("guitar", "umbrella", "crown", "banana", "pizza", "soft ice cream", "birthday cake", "cherries"),
+    *("balloon", "teddy bear", "crescent moon", "tulip"),
 )
 HUES = {"red": 0, "green": 60, "blue": 108, "purple": 136, "pink": 163}  # in OpenCV's halves of a degree
 TINTED = {  # objects that are shown in other hues too, so that a word of colour does not stand for one object
     **{"fox": "red", "frog": "green", "mushroom": "red", "star": "yellow", "house": "red", "rocket": "red"},
     **{"red apple": "red", "red heart": "red", "butterfly": "blue", "cat": "orange", "dog": "orange"},
-    **{"owl": "brown", "rose": "red"},
+    **{"owl": "brown", "rose": "red", "bird": "blue", "automobile": "red", "sailboat": "blue", "umbrella": "purple"},
+    **{"balloon": "red", "tulip": "pink"},
 }
 NAMES = tuple(
     """fox|cat face|dog face|panda|bear|koala|lion|tiger face|cow face|pig face|rabbit face|monkey face|mouse face|frog
@@ -52,7 +57,7 @@ snowman without snow|grinning face|smiling face with sunglasses|winking face|cas
 SAY = {"snowman without snow": "snowman", "closed book": "book", "soft ice cream": "ice cream cone"}
 SAY |= {"wrapped gift": "gift", "jack-o-lantern": "halloween pumpkin", "hot beverage": "cup of coffee"}
 SAY |= {"lady beetle": "ladybug", "automobile": "car", "deciduous tree": "tree", "honeybee": "bee"}
-SAY |= {"evergreen tree": "tree"}
+SAY |= {"evergreen tree": "tree", "rabbit face": "rabbit", "crescent moon": "moon", "tropical fish": "fish"}
 PLAIN = ("white", "light grey", "yellow", "light green", "light blue", "pink", "beige", "lavender", "red", "blue")
 PLAIN += ("green", "orange", "purple", "black")
 

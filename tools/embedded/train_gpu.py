@@ -157,6 +157,8 @@ def main() -> Any:
     ap.add_argument(
         "--compile-stages", default="vae,unet", help="compiling takes a minute or more: it pays in the longer stages"
     )
+    ap.add_argument("--until", type=float, default=0, help="end the stage at this second of Unix time")
+    ap.add_argument("--wait", type=float, default=0, help="seconds to wait for parts that other processes are training")
     ap.add_argument("--no-zero-snr", dest="zero_snr", action="store_false")
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--vae-channels", default="32,64,128,192")
@@ -164,6 +166,7 @@ def main() -> Any:
     ap.add_argument("--vae-crop", type=int, default=128)
     ap.add_argument("--vae-lr", type=float, default=6e-4)
     ap.add_argument("--kl", type=float, default=1e-4)
+    ap.add_argument("--halves", type=float, default=0.25, help="share of batches that show whole pictures at half size")
     ap.add_argument("--gan-from", type=float, default=0.66)
     ap.add_argument(
         "--gan-share",
@@ -172,13 +175,18 @@ def main() -> Any:
         help="size of the adversarial gradient against that of the reconstruction",
     )
     ap.add_argument("--clip-batch", type=int, default=0)
+    ap.add_argument("--clip-text", default="320x6", help="width and layers")
+    ap.add_argument("--clip-image", default="320x8", help="width and layers")
     ap.add_argument("--clip-lr", type=float, default=1e-3)
     ap.add_argument("--unet-channels", default="128,224,320")
     ap.add_argument("--unet-layers", type=int, default=1)
+    ap.add_argument("--unet-plain", type=int, default=0, help="so many of the largest sizes have no attention")
+    ap.add_argument("--noise-bias", type=float, default=1.5, help="noisy steps are drawn as the density t^(bias - 1)")
     ap.add_argument("--unet-batch", type=int, default=0)
     ap.add_argument("--unet-lr", type=float, default=5e-4)
     ap.add_argument("--refresh", type=float, default=0.25, help="new compositions per step, as a share of the batch")
     ap.add_argument("--sheet-minutes", type=float, default=3.5)
+    ap.add_argument("--control", choices=("qr", "canny"), default="qr", help="what the ControlNet follows")
     ap.add_argument("--ctrl-batch", type=int, default=0)
     ap.add_argument("--ctrl-lr", type=float, default=3e-4)
     a = ap.parse_args()

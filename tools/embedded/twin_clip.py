@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from drawing import render
-from twin_context import EMA, Clock, Context, Maybe, adamw, lr_at
+from twin_context import EMA, Context, Maybe, adamw, lr_at
 from twin_models import CLIPStep, build_clip
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -38,7 +38,7 @@ def stage_clip(ctx: Context) -> None:
         betas=(0.9, 0.98),
     )
     step0, spent = ctx.load_state("clip", ema, [opt], [clip])
-    clock = Clock(ctx.minutes["clip"], ctx.max_steps, spent)
+    clock = ctx.clock("clip", spent)
     fwd = Maybe(CLIPStep(clip), ctx.compile)
     B, size, ntok = a.clip_batch or (8 if a.smoke else 1024), ctx.ccfg["image"], 48
     part = min(B, 128)  # plans come in parts, so that workers share a batch
@@ -231,13 +231,4 @@ def export_clip(ctx: Context, clip: Any) -> None:
         {pre + k: v.cpu() for k, v in src.items()},
         strict=len([k for k in want if "position_ids" not in k]) == len([k for k in src if "position_ids" not in k]),
     )
-    ctx.export(te, "text_encoder")
-    # the classic key names ("text_model." + ...), whatever this version of transformers writes
-    from safetensors.torch import load_file, save_file
-
-    f = ctx.model / "text_encoder/model.safetensors"
-    save_file(
-        {k if k.startswith("text_model.") else "text_model." + k: v for k, v in load_file(f).items()},
-        f,
-        metadata={"format": "pt"},
-    )
+    ctx.export(te, "text_encoder", prefix="text_model.")

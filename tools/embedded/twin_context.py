@@ -5,6 +5,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 
 import torch
 from compose import Library, Planner, stream
+from safetensors.torch import load_file, save_file
 from torch import nn
 from twin_models import configs
 
 ORDER = ["vae", "clip", "unet", "controlnet"]
+
+TOKENIZER = ("vocab.json", "merges.txt", "special_tokens_map.json")
 
 MINUTES = dict(vae=6.0, clip=3.0, unet=11.0, controlnet=3.0)
 
@@ -94,7 +98,7 @@ class Context:
         for d in ("model", "state", "sheets"):
             (self.out / d).mkdir(parents=True, exist_ok=True)
         self.vcfg, self.ccfg, self.ucfg = configs(a.smoke, a)
-        self.minutes = dict(MINUTES)
+        self.minutes, self.until = dict(MINUTES), a.until
         for kv in filter(None, a.minutes.split(",")):
             k, v = kv.split("=")
             self.minutes[k] = float(v)
@@ -116,9 +120,10 @@ class Context:
         src = self.model / "tokenizer" if (self.model / "tokenizer/vocab.json").exists() else Path(a.data) / "tokenizer"
         self.tok = CLIPTokenizer.from_pretrained(src)
         self.vocab = len(json.loads(Path(src / "vocab.json").read_text(encoding="utf-8")))
-        self.tok.save_pretrained(self.model / "tokenizer")
-        for f in ("vocab.json", "merges.txt", "special_tokens_map.json"):  # newer tokenizers save tokenizer.json alone
-            (self.model / "tokenizer" / f).write_text((Path(a.data) / "tokenizer" / f).read_text())
+        if src != self.model / "tokenizer":  # stages that run side by side find it there
+            self.tok.save_pretrained(self.model / "tokenizer")
+            for f in TOKENIZER:  # newer tokenizers save tokenizer.json alone
+                shutil.copyfile(src / f, self.model / "tokenizer" / f)
         self.mpath = self.out / "metrics.json"
         self.metrics = json.loads(Path(self.mpath).read_text(encoding="utf-8")) if self.mpath.exists() else {}
         self.workers = a.workers if a.workers >= 0 else 0 if a.smoke else min(12, max(1, (os.cpu_count() or 2) - 2))
@@ -133,9 +138,24 @@ class Context:
             f.write(s + "\n")
 
     def note(self, stage: str, **kw: Any) -> None:
+        if self.mpath.exists():  # stages may run side by side
+            self.metrics = json.loads(self.mpath.read_text(encoding="utf-8"))
         self.metrics.setdefault(stage, {}).update(kw)
         self.mpath.write_text(json.dumps(self.metrics, indent=1))
         self.log(f"{stage} metrics: {kw}")
+
+    def clock(self, stage: str, spent: float = 0.0) -> Clock:
+        """A clock of the stage's minutes, or to the second that --until names."""
+        minutes = max(0.05, (self.until - time.time()) / 60) if self.until else self.minutes[stage]
+        return Clock(minutes, self.max_steps, spent)
+
+    def wait(self, *names: str) -> None:
+        """Until other processes have written these parts of the model."""
+        began = time.time()
+        while not all(self.have(name) for name in names):
+            if time.time() - began > self.a.wait:
+                raise SystemExit(f"{self.stage}: no {' and '.join(names)} in {self.model} after {self.a.wait:.0f} s")
+            time.sleep(0.5)
 
     def cast(self) -> torch.autocast:
         return torch.autocast("cuda", torch.bfloat16, enabled=self.cuda)
@@ -191,9 +211,17 @@ class Context:
         self.log(f"{stage}: resumed at step {st['step']}")
         return st["step"], st["spent"]
 
-    def export(self, module: nn.Module, name: str, **kw: Any) -> None:
+    def export(self, module: nn.Module, name: str, prefix: str = "") -> None:
+        """float16 weights in the model's folder; prefix: what every key begins with, whoever wrote it."""
         m = copy.deepcopy(module).to("cpu", torch.float16).to(memory_format=torch.contiguous_format)
-        m.save_pretrained(self.model / name, safe_serialization=True)
+        new = self.out / f"{name}.new"  # whole at once: other processes may wait for it
+        m.save_pretrained(new, safe_serialization=True)
+        if prefix:  # transformers' newer versions leave the classic "text_model." out
+            file = new / "model.safetensors"
+            named = {k if k.startswith(prefix) else prefix + k: v for k, v in load_file(file).items()}
+            save_file(named, file, metadata={"format": "pt"})
+        shutil.rmtree(self.model / name, ignore_errors=True)
+        new.rename(self.model / name)
 
     def have(self, name: str) -> bool:
         return (self.model / name / "config.json").exists()

@@ -1,5 +1,7 @@
-"""Control pictures: fields that look like QR codes, and pictures with one worked in."""
+"""Control pictures: fields that look like QR codes, pictures with one worked in, and edges."""
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -64,3 +66,12 @@ def make_condition(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     inside = torch.where((yy[:, 2] > 0.5).view(B, 1, 1, 1), (gy > lo) & (gy < hi), (gx > lo) & (gx < hi))
     cond = torch.where(part.view(B, 1, 1, 1) & inside, torch.full_like(cond, 0.5), cond)
     return x, cond.clamp(0, 1)
+
+
+@torch.no_grad()
+def make_edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(picture, Canny edges): thresholds are drawn, as users turn them; (B, 1, size, size), 1 on edges."""
+    low = np.random.default_rng(int(torch.randint(2**31, ()))).uniform(50, 150, len(x))
+    pictures = (x.permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
+    edges = [cv2.Canny(p, a, 2 * a) for p, a in zip(pictures, low, strict=True)]
+    return x, torch.from_numpy(np.stack(edges)).to(x.device).float().unsqueeze(1) / 255

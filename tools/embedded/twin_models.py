@@ -12,11 +12,16 @@ def configs(smoke: bool, a: argparse.Namespace) -> tuple[dict[str, Any], dict[st
     if smoke:
         vae = dict(ch=(16, 16, 32, 32), groups=8, layers=1)
         clip = dict(width=64, layers=2, heads=2, vwidth=64, vlayers=2, vheads=2, image=128, patch=16, proj=64)
-        unet = dict(ch=(32, 64, 64), layers=1, groups=16, head=16)
+        unet = dict(ch=(32, 64, 64), layers=1, groups=16, head=16, plain=a.unet_plain)
     else:
         vae = dict(ch=tuple(int(x) for x in a.vae_channels.split(",")), groups=16, layers=1)
-        clip = dict(width=320, layers=6, heads=5, vwidth=288, vlayers=8, vheads=6, image=128, patch=16, proj=256)
-        unet = dict(ch=tuple(int(x) for x in a.unet_channels.split(",")), layers=a.unet_layers, groups=32, head=32)
+        text, seen = ([int(x) for x in size.split("x")] for size in (a.clip_text, a.clip_image))
+        clip = dict(
+            **dict(width=text[0], layers=text[1], heads=text[0] // 64, proj=256),
+            **dict(vwidth=seen[0], vlayers=seen[1], vheads=seen[0] // 64, image=128, patch=16),
+        )
+        channels = tuple(int(x) for x in a.unet_channels.split(","))
+        unet = dict(ch=channels, layers=a.unet_layers, groups=16, head=32, plain=a.unet_plain)
     return vae, clip, unet
 
 
@@ -70,15 +75,15 @@ def build_clip(c: dict[str, Any], vocab: int) -> nn.Module:
 def build_unet(c: dict[str, Any], width: int) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
-    n = len(c["ch"])
+    plain, n = c["plain"], len(c["ch"]) - c["plain"]  # the largest sizes without attention
     return UNet2DConditionModel(
         sample_size=32,
         in_channels=4,
         out_channels=4,
         layers_per_block=c["layers"],
         block_out_channels=c["ch"],
-        down_block_types=["CrossAttnDownBlock2D"] * n,
-        up_block_types=["CrossAttnUpBlock2D"] * n,
+        down_block_types=["DownBlock2D"] * plain + ["CrossAttnDownBlock2D"] * n,
+        up_block_types=["CrossAttnUpBlock2D"] * n + ["UpBlock2D"] * plain,
         cross_attention_dim=width,
         attention_head_dim=[x // c["head"] for x in c["ch"]],
         norm_num_groups=c["groups"],
@@ -138,6 +143,27 @@ class CLIPStep(nn.Module):
         im = c.visual_projection(c.vision_model(pixel_values=px).pooler_output)
         tx = c.text_projection(c.text_model(input_ids=ids).pooler_output)
         return F.normalize(im.float(), dim=-1), F.normalize(tx.float(), dim=-1)
+
+
+@torch.no_grad()
+def whiten(vae: Any, latents: torch.Tensor) -> None:
+    """Make the channels of latents (N, C, h, w) uncorrelated, of mean 0 and deviation 1; the pictures stay the same.
+
+    The affine map (ZCA, Bell and Sejnowski 1997) goes into the 1x1 convolutions around the latents.
+    """
+    rows = latents.double().cpu().transpose(0, 1).flatten(1)
+    channels, mean = len(rows), rows.mean(1)
+    spread, axes = torch.linalg.eigh(torch.cov(rows))
+    there, back = (axes * spread**-0.5) @ axes.T, (axes * spread**0.5) @ axes.T
+    before, after = vae.quant_conv, vae.post_quant_conv
+    weight, bias = before.weight.double().cpu(), before.bias.double().cpu()
+    weight[:channels] = torch.einsum("cd,dijk->cijk", there, weight[:channels])
+    bias[:channels] = there @ (bias[:channels] - mean)
+    bias[channels:] += 2 * there.diag().log()  # the deviations shrink as the means do
+    flat = after.weight.double().cpu().reshape(channels, channels)
+    shift = after.bias.double().cpu() + flat @ mean
+    before.weight.copy_(weight), before.bias.copy_(bias)
+    after.weight.copy_((flat @ back).reshape(after.weight.shape)), after.bias.copy_(shift)
 
 
 class Encoder(nn.Module):

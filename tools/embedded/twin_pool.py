@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 from drawing import render
-from twin_context import Context, Maybe
-from twin_fields import make_condition
+from twin_context import Context
+from twin_fields import make_condition, make_edges
 from twin_models import Encoder, build_scheduler
 
 
@@ -32,9 +32,9 @@ def load_frozen(ctx: Context) -> tuple[Any, Any]:
 class Pool:
     """Ring of encoded compositions on the device; a part of it is renewed each step."""
 
-    def __init__(self, ctx: Context, vae: Any, size: int, part: int, seed: int, control: bool = False) -> None:
+    def __init__(self, ctx: Context, vae: Any, size: int, part: int, seed: int, control: str = "") -> None:
         self.ctx, self.size, self.part, self.control = ctx, size, part, control
-        self.enc = Maybe(Encoder(vae), ctx.compile)
+        self.enc = Encoder(vae)
         self.scale = vae.config.scaling_factor
         self.lat = torch.zeros(size, 4, 32, 32, device=ctx.dev, dtype=torch.float16)
         self.ids = torch.zeros(size, 77, device=ctx.dev, dtype=torch.int16)
@@ -47,18 +47,10 @@ class Pool:
         g = next(self.plans)
         x = render(self.ctx.lib, g)
         if self.control:
-            x, c = make_condition(x)
+            x, c = make_edges(x) if self.control == "canny" else make_condition(x)
         x = (x * 2 - 1).contiguous(memory_format=torch.channels_last)
-        try:
-            with self.ctx.cast():
-                z = self.enc(x)
-        except Exception as e:
-            if self.enc.c is None:
-                raise
-            self.ctx.log(f"encoder: compile failed ({type(e).__name__}); running without")
-            self.enc.drop()
-            with self.ctx.cast():
-                z = self.enc(x)
+        with self.ctx.cast():
+            z = self.enc(x)
         n = len(z)
         i = (torch.arange(n, device=z.device) + self.pos) % self.size
         self.lat[i] = (z.float() * self.scale).half()
@@ -178,14 +170,16 @@ def sample(
 
 
 def diffusion_target(
-    ac: torch.Tensor, lat: torch.Tensor, gen: torch.Tensor | None = None
+    ac: torch.Tensor, lat: torch.Tensor, noise_bias: float = 1.0, min_snr: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     B = len(lat)
-    t = torch.randint(0, 1000, (B,), device=lat.device)
+    t = (torch.rand(B, device=lat.device) ** (1 / noise_bias) * 1000).long().clamp(max=999)
     noise = torch.randn_like(lat)
     at = ac[t].view(B, 1, 1, 1).float()
     x = at.sqrt() * lat + (1 - at).sqrt() * noise
     v = at.sqrt() * noise - (1 - at).sqrt() * lat
     snr = (at / (1 - at).clamp_min(1e-8)).view(B)
-    w = (snr.clamp(max=5.0) / (snr + 1)).clamp_min(0.25)  # min-SNR for v; the floor keeps the noisiest steps trained
+    if not min_snr:
+        return x, t, v, torch.ones_like(snr)
+    w = (snr.clamp(max=min_snr) / (snr + 1)).clamp_min(0.25)  # the floor keeps the noisiest steps trained
     return x, t, v, w

@@ -7,15 +7,14 @@ import torch
 import torch.nn as nn
 from drawing import sheet
 from twin_clip import clip_embed
-from twin_context import EMA, Clock, Context, Maybe, adamw, lr_at
+from twin_context import EMA, Context, Maybe, adamw, lr_at
 from twin_models import build_scheduler, build_unet
 from twin_pool import Pool, diffusion_target, load_frozen, prompts, sample
 
 
 def stage_unet(ctx: Context) -> None:
     a = ctx.a
-    vae, te = load_frozen(ctx)
-    width = te.config.hidden_size
+    width = ctx.ccfg["width"]
     unet = build_unet(ctx.ucfg, width)
     if ctx.have("unet"):
         from diffusers import UNet2DConditionModel
@@ -24,12 +23,15 @@ def stage_unet(ctx: Context) -> None:
         ctx.log("unet: continuing from the exported weights")
     warm_start = ctx.have("unet")
     unet = unet.to(ctx.dev, memory_format=torch.channels_last).train()
-    ema = EMA(unet, 0.9995 if not a.smoke else 0.9)
+    ema = EMA(unet, 0.999 if not a.smoke else 0.9)
     opt = adamw(ctx, unet.parameters(), a.unet_lr)
     step0, spent = ctx.load_state("unet", ema, [opt], [unet])
-    clock = Clock(ctx.minutes["unet"], ctx.max_steps, spent)
     fwd = Maybe(unet, ctx.compile)
     B = a.unet_batch or (4 if a.smoke else 256)
+    warm(ctx, fwd, B, width)
+    ctx.wait("vae", "text_encoder")
+    clock = ctx.clock("unet", spent)
+    vae, te = load_frozen(ctx)
     part = max(2, int(B * a.refresh))
     pool = Pool(ctx, vae, 64 if a.smoke else 32768, part, seed=31 + step0)
     for _ in range(2 if a.smoke else 8192 // part):
@@ -67,7 +69,7 @@ def stage_unet(ctx: Context) -> None:
         ids = torch.where(drop[:, None], null, ids)
         for g in opt.param_groups:
             g["lr"] = lr_at(p, peak, warm=0.02)
-        x, t, v, w = diffusion_target(ac, lat)
+        x, t, v, w = diffusion_target(ac, lat, a.noise_bias)
         try:
             with ctx.cast():
                 with torch.no_grad():
@@ -102,6 +104,11 @@ def stage_unet(ctx: Context) -> None:
         if time.time() - t_save > 240:
             ctx.save_state("unet", clock, ema, [opt], [unet])
             t_save = time.time()
+    ema.swap()
+    unet.eval()
+    export_index(ctx)
+    ctx.export(unet, "unet")
+    ema.swap()
     ctx.save_state("unet", clock, ema, [opt], [unet])
     im = show("final")
     res = {}
@@ -115,10 +122,6 @@ def stage_unet(ctx: Context) -> None:
             if ii:
                 res[f"prompt_top1_{kind}"] = round(float((s.argmax(1).cpu()[ii] == torch.tensor(ii)).float().mean()), 3)
                 res[f"similarity_{kind}"] = round(float(s.diag().cpu()[ii].mean()), 4)
-    ema.swap()
-    unet.eval()
-    ctx.export(unet, "unet")
-    export_index(ctx)
     ctx.note(
         "unet",
         steps=step0 + clock.step,
@@ -128,6 +131,29 @@ def stage_unet(ctx: Context) -> None:
         parameters=sum(p.numel() for p in unet.parameters()),
         **res,
     )
+
+
+def warm(ctx: Context, fwd: Maybe, batch: int, width: int, control: bool = False) -> None:
+    """Compile before the data is there: one step on noise, whose gradients are dropped."""
+    if not ctx.compile:
+        return
+    began = time.time()
+    x = torch.randn(batch, 4, 32, 32, device=ctx.dev).contiguous(memory_format=torch.channels_last)
+    t = torch.zeros(batch, dtype=torch.long, device=ctx.dev)
+    text = torch.randn(batch, 77, width, device=ctx.dev)
+    more = [torch.zeros(batch, 3, 256, 256, device=ctx.dev).contiguous(memory_format=torch.channels_last)]
+    try:
+        with ctx.cast():
+            got = fwd(x, t, text, *more) if control else fwd(x, t, text, return_dict=False)[0]
+        got.float().square().mean().backward()
+    except Exception as e:
+        ctx.log(f"compiling failed ({type(e).__name__}: {str(e)[:200]}); running without")
+        fwd.drop()
+    for p in fwd.fn.parameters():
+        p.grad = None
+    if ctx.cuda:
+        torch.cuda.empty_cache()
+    ctx.log(f"compiled in {time.time() - began:.0f} s")
 
 
 def export_index(ctx: Context) -> None:

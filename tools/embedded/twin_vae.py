@@ -6,9 +6,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from drawing import render, sheet
-from twin_context import EMA, Clock, Context, Maybe, adamw, lr_at, psnr
+from twin_context import EMA, Context, Maybe, adamw, lr_at, psnr
 from twin_fields import qr_field
-from twin_models import Patch, VAEStep, build_vae
+from twin_models import Patch, VAEStep, build_vae, whiten
 
 
 def photo_batch(ctx: Context, n: int, size: int = 256, split: str = "train") -> torch.Tensor:
@@ -50,7 +50,7 @@ def synthetic_batch(ctx: Context, n: int, size: int = 256) -> torch.Tensor:
 
 
 def recon_loss(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """L1, gradients at three scales, and structural similarity; all in float32."""
+    """L1, squares, gradients at three scales, and structural similarity; all in float32."""
     x, y = x.float(), y.float()
     l1 = (x - y).abs().mean()
     g, u, v = 0.0, x, y
@@ -70,7 +70,7 @@ def recon_loss(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     c1, c2 = 0.02**2, 0.06**2
     ssim = ((2 * mx * my + c1) * (2 * sxy + c2) / ((mx * mx + my * my + c1) * (sx + sy + c2))).mean()
     low = (F.avg_pool2d(x, 8) - F.avg_pool2d(y, 8)).abs().mean()  # colours of areas settle early with this
-    return l1 + 0.35 * g + 0.5 * low + 0.15 * (1 - ssim), l1, ssim
+    return l1 + 4 * ((x - y) ** 2).mean() + 0.35 * g + 0.5 * low + 0.15 * (1 - ssim), l1, ssim
 
 
 def stage_vae(ctx: Context) -> None:
@@ -86,7 +86,7 @@ def stage_vae(ctx: Context) -> None:
     lr = a.vae_lr
     opt, dopt = adamw(ctx, vae.parameters(), lr, wd=0.0), adamw(ctx, disc.parameters(), 2e-4, betas=(0.5, 0.9), wd=0.0)
     step0, spent = ctx.load_state("vae", ema, [opt, dopt], [vae, disc])
-    clock = Clock(ctx.minutes["vae"], ctx.max_steps, spent)
+    clock = ctx.clock("vae", spent)
     fwd, dfwd = Maybe(VAEStep(vae), ctx.compile), Maybe(disc, ctx.compile)
     B = a.vae_batch or (4 if a.smoke else 96)
     crop = a.vae_crop
@@ -100,7 +100,9 @@ def stage_vae(ctx: Context) -> None:
         with torch.no_grad():
             x = torch.cat([render(ctx.lib, next(plans)), photo_batch(ctx, npz), synthetic_batch(ctx, B - nc - npz)])
             size = crop
-            if crop < 256:
+            if crop == 128 and float(torch.rand(())) < a.halves:  # whole pictures at half their size
+                x = F.avg_pool2d(x, 2)
+            elif crop < 256:
                 oy, ox = torch.randint(0, 257 - crop, (2,)).tolist()
                 x = x[..., oy : oy + crop, ox : ox + crop]
             x = (x * 2 - 1).to(memory_format=torch.channels_last)
@@ -170,8 +172,10 @@ def stage_vae(ctx: Context) -> None:
                 for _ in range(n_eval // 16)
             ]
         )
-    std = float(lat.std())
-    vae.register_to_config(scaling_factor=round(1.0 / std, 5))
+    std, correlation = float(lat.std()), torch.corrcoef(lat.transpose(0, 1).flatten(1))
+    neighbours = float(torch.corrcoef(torch.stack([lat[..., 1:].flatten(), lat[..., :-1].flatten()]))[0, 1])
+    whiten(vae, lat)
+    vae.register_to_config(scaling_factor=1.0)
     res = {}
     hp = ctx.planner(split=("heldout_name", "heldout_combo"), seed=78)
     if not hp.pool:
@@ -217,5 +221,7 @@ def stage_vae(ctx: Context) -> None:
         latent_std=round(std, 4),
         scaling_factor=vae.config.scaling_factor,
         latent_channel_std=[round(float(v), 3) for v in lat.std((0, 2, 3))],
+        latent_correlation=round(float((correlation - torch.eye(4, device=ctx.dev)).abs().max()), 3),
+        latent_neighbours=round(neighbours, 3),
         parameters=sum(p.numel() for p in vae.parameters()),
     )
