@@ -1,6 +1,6 @@
 """How surely art QR codes scan and how much picture they leave: random links in several scripts, varied prompts.
 
-    python benchmarks/qr_scan.py [--count 100] [--model NAME_OR_FOLDER] [--strength 0.5] [--sheet FILE] [--page]
+    python benchmarks/qr_scan.py [--count 100] [--model FOLDER [--control FOLDER]] [--sheet FILE] [--page]
 
 With a model the pictures are painted from prompts. Without one the codes go into photographs (assets/photos, or
 --photos FOLDER), each cropped, mirrored and tinted at random: that measures everything but the painting. Every code is
@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ SUBJECTS = (
     "an evergreen tree",
 )
 PLACES = ("on a blue background", "on a yellow background", "3d style", "flat style", "on a light green background", "")
+SMALL = 256  # side of the pictures that are kept for the sheet
 COLUMNS: tuple[str, ...] = ("date", "model", "number", "text", "version", "side", "ok", "reader", "plain", "stress")
 COLUMNS += ("margin", "rounds", "seconds", "ssim", "ssim_small", "colours", "clip")
 
@@ -57,6 +59,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--model", default="", help="a checkpoint file or folder; without it photographs are used")
+    parser.add_argument("--control", default="", help="a ControlNet's folder that leads the light too")
+    parser.add_argument("--weight", type=float, default=0.9, help="the ControlNet's")
     parser.add_argument("--photos", type=Path, default=ROOT / "assets" / "photos")
     parser.add_argument("--strength", type=float, default=0.5)
     parser.add_argument("--sheet", type=Path, help="save 36 codes as one picture")
@@ -82,7 +86,9 @@ def measured(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[Any]]
     try:
         for row, code in codes(args):
             rows.append(row)
-            made.append(code)
+            made.append(
+                replace(code, image=code.image.resize((SMALL, SMALL)), reference=None)
+            )  # whole ones fill memory
             lost = "; ".join(code.report.failures()) or "all"
             state = "ok" if row["ok"] else "FAILED"
             sys.stdout.write(f"{len(rows):3} v{row['version']:<2} {state} {row['seconds']:5.1f} s  {lost}\n")
@@ -114,11 +120,12 @@ def codes(args: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Any]]:
     told = advice(Path(args.model) / RECOMMENDED) if args.model else {}
     how = {ours: told[theirs] for ours, theirs in (("steps", "steps"), ("cfg", "cfg_scale")) if theirs in told}
     rng = np.random.default_rng(7)
-    flow = ArtQR(bundle)
+    flow, controls = ArtQR(bundle), _controls(args)
     for number, text in enumerate(links(args.count)):
         prompt = f"{rng.choice(SUBJECTS)} {rng.choice(PLACES)}"
         picture = None if bundle is not None else photograph(args.photos, number, rng)
-        request = ArtQRRequest(text=text, prompt=prompt, seed=number, strength=args.strength, picture=picture, **how)
+        asked = {"prompt": prompt, "seed": number, "strength": args.strength, "controls": controls}
+        request = ArtQRRequest(text=text, picture=picture, **asked, **how)
         start = time.perf_counter()
         code = next(event for event in flow.stream(request) if isinstance(event, CodePicture))
         yield _row(code, request, number, time.perf_counter() - start, clip), code
@@ -165,6 +172,15 @@ def _bundle(model: str) -> Any:
     return load_bundle(model) if model else None
 
 
+def _controls(args: argparse.Namespace) -> tuple[Any, ...]:
+    from mix.appflow.artqr.request import CodeControl
+    from ppdiffusers.pipelines.load import load_controlnet
+
+    if not args.control:
+        return ()
+    return (CodeControl(model=load_controlnet(args.control), weight=args.weight, name=Path(args.control).name),)
+
+
 def _clip() -> Any:
     from ppdiffusers.models.clip_vision import CLIPModel
 
@@ -177,7 +193,8 @@ def summary(rows: Sequence[dict[str, Any]], made: Sequence[Any], args: argparse.
     readers = list(made[0].report.read)
     names = list(made[0].report.read[readers[0]])
     on = (args.model and Path(args.model).name) or "photographs, no model"
-    lines = [f"\n{len(rows)} codes, strength {args.strength:g}, on {on}\n"]
+    led = f", {Path(args.control).name} at {args.weight:g}" if args.control else ""
+    lines = [f"\n{len(rows)} codes, strength {args.strength:g}, on {on}{led}\n"]
     lines += ["| reader | plain (1x) | distortions |", "| --- | --- | --- |"]
     for reader in readers:
         plain = sum(code.report.read[reader]["1x"] for code in made) / len(made)

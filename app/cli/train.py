@@ -93,6 +93,7 @@ def _add_kinds(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--conv", action="store_true", help="lora: convolutions too")
     group.add_argument("--text-encoder", action="store_true", help="lora: text encoders too")
     group.add_argument("--condition", default="canny", help="controlnet: canny, luminance, or a folder")
+    group.add_argument("--control", help="controlnet: one to go on from")
     group.add_argument("--word", default="style", help="inversion: what the new word begins as")
     group.add_argument("--vectors", type=int, default=4, help="inversion")
     group.add_argument("--part", choices=("all", "decoder"), default="decoder", help="vae")
@@ -215,7 +216,7 @@ def _batch(args: argparse.Namespace) -> int:
 
 def _diffusion(args: argparse.Namespace, dataset: "Dataset", bar: "Bar") -> "Task":
     """The four kinds that run through a UNet."""
-    from ppdiffusers.training.controlnet import ControlNetTask, ControlTrainConfig
+    from ppdiffusers.training.controlnet import ControlNetTask, ControlTrainConfig, begun
     from ppdiffusers.training.diffusion import DiffusionConfig, DiffusionTask, LoraTask, LoraTrainConfig
     from ppdiffusers.training.inversion import InversionConfig, InversionTask
 
@@ -226,7 +227,9 @@ def _diffusion(args: argparse.Namespace, dataset: "Dataset", bar: "Bar") -> "Tas
         config = LoraTrainConfig(**shared, lora=_lora(args), rate=rate)
         return LoraTask(start.bundle, dataset, args.out, config)
     if args.kind == "controlnet":
-        return ControlNetTask(start.bundle, dataset, args.out, ControlTrainConfig(**shared, condition=args.condition))
+        net = None if args.control is None else begun(args.control, start.bundle)
+        control = ControlTrainConfig(**shared, condition=args.condition)
+        return ControlNetTask(start.bundle, dataset, args.out, control, net)
     if args.kind == "inversion":
         word = InversionConfig(**shared, start=args.word, count=args.vectors)
         return InversionTask(start.bundle, dataset, args.out, word)

@@ -19,6 +19,7 @@ from ppdiffusers.training.draws import Draws
 from ppdiffusers.training.materials import Batch, added
 from ppdiffusers.training.objective import Mixed
 from ppdiffusers.training.pictures import fitted, to_array
+from ppdiffusers.weights.load import load_part
 
 
 def canny(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -48,6 +49,15 @@ def started(net: ControlNetModel, draws: Draws) -> ControlNetModel:
             values = draws.generator("control reader", i).uniform(-bound, bound, shape).astype(np.float32)
             conv.set_dense_weight(paddle.to_tensor(values))
             conv.bias.set_value(paddle.zeros_like(conv.bias))
+    return net
+
+
+def begun(source: str | Path, bundle: Bundle) -> ControlNetModel:
+    """A ControlNet's folder or file, to be trained on beside this UNet. Raises ValueError where the two don't fit."""
+    net = load_part(source, "controlnet", str(bundle.unet.dtype).removeprefix("paddle."))
+    for name in ("block_out_channels", "cross_attention_dim"):
+        if (has := getattr(net.config, name)) != (wanted := getattr(bundle.unet.config, name)):
+            raise ValueError(f"{source} does not fit {bundle.name}: its {name} is {has}, the UNet's {wanted}")
     return net
 
 

@@ -84,7 +84,10 @@ class Library:
 
 
 class Planner:
-    """Random compositions; picklable (holds records, no pictures)."""
+    """Random compositions; picklable (holds records, no pictures).
+
+    alone: the share that is one large drawing in one place on a plain ground: shapes are learnt from these first.
+    """
 
     def __init__(
         self,
@@ -93,8 +96,9 @@ class Planner:
         split: tuple[str, ...] = ("train",),
         seed: int = 0,
         plain: bool = False,
+        alone: float = 0.0,
     ) -> None:
-        self.recs, self.photo_recs, self.plain = recs, photo_recs, plain
+        self.recs, self.photo_recs, self.plain, self.alone = recs, photo_recs, plain, alone
         self.pool = [i for i, r in enumerate(recs) if r["split"] in split]
         self.photo_pool = [i for i, r in enumerate(photo_recs) if r["split"] == "train"]
         byname = defaultdict(list)
@@ -154,7 +158,7 @@ class Planner:
                 return float(HUES[to] - HUES[c]), to
         return 0.0, None
 
-    def background(self, recs: list[dict[str, Any]], hues: Any) -> Any:
+    def background(self, recs: list[dict[str, Any]], hues: Any, even: bool = False) -> Any:
         """(array, phrase): four corner colours, horizon, stars, photo fields."""
         r = self.rng
         bg = np.zeros(20, np.float32)  # 0 kind 1..12 colours 13 horizon 14 stars 15 photo 16 zoom 17 ox 18 oy 19 blur
@@ -165,7 +169,7 @@ class Planner:
             for w in PALETTE
             if not (light_only and w in DARK) and w not in avoid and not any(a and a in w for a in avoid)
         ]
-        u = r.random()
+        u = r.random() * (0.64 if even else 1)
         if self.plain or u < 0.34:
             c = np.array([255, 255, 255], np.float32)
             bg[1:13] = np.tile(c, 4)
@@ -226,7 +230,8 @@ class Planner:
             bg = np.zeros(20, np.float32)
             bg[1:13], bg[13] = 255, 1
             return idx, geo, hue, bg, self.styled(a["style"], [self.subject(a)], [a["name"]], style_p)
-        u = r.random() if not self.plain else 1.0
+        alone = not self.plain and r.random() < self.alone
+        u = r.random() if not (self.plain or alone) else 1.0
         countable = (
             not a["plural"]
             and a["name"].split()[-1] not in UNCOUNT
@@ -290,7 +295,10 @@ class Planner:
         deg, hw = self.maybe_hue(a) if not self.plain else (0.0, None)
         v = r.random()
         size = pos = ""
-        if self.plain or v < 0.62:
+        if alone:
+            s = r.uniform(0.86, 0.90)
+            cx, cy = r.uniform(-0.02, 0.02, 2)
+        elif self.plain or v < 0.62:
             s = r.uniform(0.66, 0.98)
             m = 1 - s
             cx, cy = r.uniform(-m, m) * 0.6, r.uniform(-m, m) * 0.6
@@ -309,8 +317,9 @@ class Planner:
                 (r.uniform(-0.2, 0.2), m * r.uniform(0.75, 1)),
             ][k]
             pos = ["on the left", "on the right", "at the top", "at the bottom"][k]
-        idx[0], geo[0], hue[0] = i, (cx, cy, s, flip(a), rot() if not self.plain else 0.0), deg
-        bg, bt = self.background([a], [hw])
+        turned = rot() if not (self.plain or alone) else 0.0
+        idx[0], geo[0], hue[0] = i, (cx, cy, s, 0.0 if alone else flip(a), turned), deg
+        bg, bt = self.background([a], [hw], even=alone)
         noun = self.subject(a, hw, bare=True)
         if size and r.random() < 0.7:
             noun = "small " + noun

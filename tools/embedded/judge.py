@@ -1,10 +1,13 @@
 """Whether generated pictures show what was asked for, judged by a classifier of other vendors' drawings.
 
-python judge.py --data pack --out build/judge.safetensors                        # train it: some minutes
-python judge.py --data pack --judge build/judge.safetensors --pictures made/     # "007 fox.png" should be a fox
+python judge.py --data pack --names learn/judged.json --out build/judge.pdparams             # train it
+python judge.py --data pack --names learn/judged.json --judge build/judge.pdparams --pictures names/
+python judge.py --data pack --names learn/judged.json --judge build/judge.pdparams --pictures made/ --few
 
-The classifier learns the objects of the UNet (small_set.FEW) from vendors that the UNet never saw; how well it knows
-the real drawings that the UNet learnt from is told beside the figure for generated pictures.
+The classifier learns the names of a file and the UNet's objects (small_set.FEW) from the drawings of the vendors kept
+back, which no stage of the generator saw. "007 fox.png" should be a fox; it chooses among the file's names, or with
+--few among the UNet's objects. How well it knows the real drawings that the UNet learnt from is told beside the figure
+for generated pictures.
 """
 
 import argparse
@@ -54,14 +57,22 @@ def small(picture: Image.Image) -> np.ndarray:
     return np.asarray(scaled, np.float32).transpose(2, 0, 1) / 127.5 - 1
 
 
-def drawings(pack: Pack, sources: Sequence[str], grounds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures and object numbers of every drawing of these vendors, on white and on `grounds` - 1 colours."""
+def classes(names: Sequence[str]) -> list[str]:
+    """What the judge tells apart."""
+    return sorted({*names, *FEW})
+
+
+def drawings(
+    pack: Pack, sources: Sequence[str], names: Sequence[str], grounds: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures and name numbers of every drawing of these vendors, on white and on `grounds` - 1 colours."""
     rng, x, y = np.random.default_rng(seed), [], []
+    number = {name: i for i, name in enumerate(names)}
     for record in pack.drawings:
-        if record["source"] in sources and record["name"] in FEW:
+        if record["source"] in sources and record["name"] in number:
             for word in ("white", *rng.choice(PLAIN[1:], grounds - 1, replace=False)):
                 x.append(small(alone(pack, record, str(word), rng)))
-                y.append(FEW.index(record["name"]))
+                y.append(number[record["name"]])
     return np.stack(x), np.array(y)
 
 
@@ -79,11 +90,12 @@ def shaken(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (x * gain + shift + rng.normal(0, 0.05, x.shape)).astype(np.float32)
 
 
-def train(pack: Pack, out: Path, epochs: int) -> None:
+def train(pack: Pack, names: Sequence[str], out: Path, epochs: int) -> None:
     paddle.seed(0)
     rng = np.random.default_rng(0)
-    x, y = drawings(pack, JUDGE, 6, 1)
-    model = Judge(len(FEW))
+    x, y = drawings(pack, JUDGE, names, 6, 1)
+    print(f"{len(names)} names, {len(x)} pictures", flush=True)
+    model = Judge(len(names))
     rounds = epochs * (len(x) // 64)
     rate = paddle.optimizer.lr.CosineAnnealingDecay(2e-3, rounds)
     moves = paddle.optimizer.AdamW(rate, parameters=model.parameters(), weight_decay=0.02)
@@ -103,12 +115,12 @@ def train(pack: Pack, out: Path, epochs: int) -> None:
     paddle.save(model.state_dict(), str(out))
 
 
-def shares(model: Judge, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """How often the object is the first, or among the first five, of all."""
+def shares(model: Judge, x: np.ndarray, y: np.ndarray, among: list[int]) -> dict[str, float]:
+    """How often the name is the first, or among the first five, of those that count; y says which of them it is."""
     model.eval()
     with paddle.no_grad():
         order = np.concatenate([model(paddle.to_tensor(x[i : i + 64])).numpy() for i in range(0, len(x), 64)])
-    order = order.argsort(axis=1)[:, ::-1]
+    order = order[:, among].argsort(axis=1)[:, ::-1]
     return {f"top{k}": round(float((order[:, :k] == y[:, None]).any(axis=1).mean()), 3) for k in (1, 5)}
 
 
@@ -117,23 +129,28 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--judge", type=Path, help="a trained one")
     parser.add_argument("--pictures", type=Path, help="a folder of generated pictures, named by number and object")
+    parser.add_argument("--names", type=Path, required=True, help="a JSON list of names")
+    parser.add_argument("--few", action="store_true", help="choose among the UNet's objects only")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--epochs", type=int, default=14)
     args = parser.parse_args()
-    pack = Pack(args.data)
+    pack, listed = Pack(args.data), json.loads(args.names.read_text(encoding="utf-8"))
+    known = classes(listed)
     if args.out is not None:
-        train(pack, args.out, args.epochs)
+        train(pack, known, args.out, args.epochs)
     if args.judge is None:
         return
-    model = Judge(len(FEW))
+    model = Judge(len(known))
     model.set_state_dict(paddle.load(str(args.judge)))
-    x, y = drawings(pack, GENERATOR, 2, 2)
-    told: dict[str, object] = {"objects": len(FEW), "real": shares(model, x, y) | {"pictures": len(x)}}
+    names = list(FEW) if args.few else listed
+    among = [known.index(name) for name in names]
+    x, y = drawings(pack, GENERATOR, names, 2, 2)
+    told: dict[str, object] = {"objects": len(names), "real": shares(model, x, y, among) | {"pictures": len(x)}}
     if args.pictures is not None:
         paths = sorted(args.pictures.glob("*.png"))
         x = np.stack([small(Image.open(path)) for path in paths])
-        y = np.array([FEW.index(path.stem.partition(" ")[2]) for path in paths])
-        told["generated"] = shares(model, x, y) | {"pictures": len(x)}
+        y = np.array([names.index(path.stem.partition(" ")[2]) for path in paths])
+        told["generated"] = shares(model, x, y, among) | {"pictures": len(x)}
     print(json.dumps(told))
 
 

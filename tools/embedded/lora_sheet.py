@@ -13,7 +13,7 @@ from app import environment
 environment.prepare()
 
 from PIL import Image  # noqa: E402
-from small_set import STYLES  # noqa: E402
+from styles import STYLES  # noqa: E402
 
 from app.runtime import RECOMMENDED, advice  # noqa: E402
 from ppdiffusers.pipelines.adapters import Library  # noqa: E402
@@ -22,7 +22,7 @@ from ppdiffusers.pipelines.load import load_bundle  # noqa: E402
 from ppdiffusers.pipelines.request import Request, Sampling  # noqa: E402
 from ppdiffusers.pipelines.run import run  # noqa: E402
 
-THINGS = ("a fox", "a red apple", "a rocket")
+THINGS = ("a fox, flat style", "a 3d render of a castle", "a blue butterfly")
 WEIGHTS = (0.0, 0.5, 1.0)
 
 
@@ -37,13 +37,11 @@ def main() -> None:
     library = Library.of_folders(args.loras)
     sampling = Sampling(steps=told.get("steps", 20), cfg_scale=told.get("cfg_scale", 4.0))
     page = Image.new("RGB", (len(THINGS) * len(WEIGHTS) * args.side, len(STYLES) * args.side), "white")
-    for row, (style, phrase) in enumerate(STYLES.items()):
+    for row, style in enumerate(STYLES):
         for column, (thing, weight) in enumerate((t, w) for t in THINGS for w in WEIGHTS):
             tag = f" <lora:{style}:{weight}>" if weight else ""
             seed = THINGS.index(thing) + 1
-            asked = Request(
-                prompts=(phrase.format(thing) + tag,), seeds=(seed,), width=256, height=256, sampling=sampling
-            )
+            asked = Request(prompts=(thing + tag,), seeds=(seed,), width=256, height=256, sampling=sampling)
             (made,) = (event.image for event in run(bundle, asked, library) if isinstance(event, Made))
             page.paste(
                 made.resize((args.side, args.side), Image.Resampling.LANCZOS), (column * args.side, row * args.side)

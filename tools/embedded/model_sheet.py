@@ -6,6 +6,7 @@ Seeds are 1 to 64 in order; sampler, steps and scale are those that the model's 
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -50,6 +51,13 @@ def prompts(rows: list[dict[str, Any]], count: int) -> list[tuple[str, str, bool
     return told
 
 
+def each(names: list[str]) -> list[tuple[str, str, bool]]:
+    """A prompt for each name, on white, in a style by turns."""
+    ways = itertools.cycle(WAYS.values())
+    said = (SAY.get(name, name) for name in names)
+    return [(next(ways).format(with_article(s, {"name": s})), n, False) for s, n in zip(said, names, strict=True)]
+
+
 def made(model: Path, said: list[str], steps: int) -> list[Image.Image]:
     """One picture each, seeds from 1."""
     bundle, told = load_bundle(model), advice(model / RECOMMENDED)
@@ -76,12 +84,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--table", type=Path, help="prompts as a Markdown table")
     parser.add_argument("--made", type=Path, help="a folder for the single pictures, named by their objects")
+    parser.add_argument("--names", type=Path, help="a JSON list: one picture of each of these instead")
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--side", type=int, default=160, help="of a picture on the sheet")
     parser.add_argument("--steps", type=int, default=0)
     args = parser.parse_args()
     rows = [json.loads(line) for line in (args.set / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
-    told = prompts(rows, args.count)
+    told = prompts(rows, args.count) if args.names is None else each(json.loads(args.names.read_text(encoding="utf-8")))
     pictures = made(args.model, [said for said, _, _ in told], args.steps)
     page = Image.new("RGB", (8 * args.side, -(-len(pictures) // 8) * args.side), "white")
     for n, picture in enumerate(pictures):

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image
 from scenes import DARK, PALETTE, STYLE, with_article
+from styles import STYLES
 from subset_pack import KEPT_BACK
 
 Record = dict[str, Any]
@@ -205,33 +206,30 @@ def in_hues(
                 yield alone(pack, record, str(word), rng, 0.2, tint), said, record
 
 
-# --- three styles for LoRAs: one that is drawn by others, two that are made of what the UNet knows ---
-
-STYLES = {"line-art": "{}, line art style", "pixel-art": "{}, pixel art style", "blueprint": "{}, blueprint style"}
-
-
-def pixel_art(picture: Image.Image) -> Image.Image:
-    """32 x 32 large pixels of few colours."""
-    tiny = picture.resize((32, 32), Image.Resampling.BOX).quantize(12, dither=Image.Dither.NONE)
-    return tiny.convert("RGB").resize(picture.size, Image.Resampling.NEAREST)
-
-
-def blueprint(picture: Image.Image) -> Image.Image:
-    """White edges on blue."""
-    edges = cv2.Canny(cv2.GaussianBlur(np.asarray(picture), (0, 0), 1.2), 40, 110)
-    wide = cv2.GaussianBlur(cv2.dilate(edges, np.ones((3, 3), np.uint8)), (0, 0), 0.8)[..., None] / 255.0
-    return Image.fromarray((wide * (235, 244, 255) + (1 - wide) * (24, 72, 160)).astype(np.uint8))
-
-
 def in_style(pack: Pack, style: str) -> Iterator[tuple[Image.Image, str, Record]]:
-    """The UNet's objects in one more style, on white."""
-    rng, source = np.random.default_rng(0), "openmoji" if style == "line-art" else "fluent-flat"
-    changed = {"pixel-art": pixel_art, "blueprint": blueprint}.get(style, lambda picture: picture)
+    """The UNet's pictures on white in one more style; the captions are ones it knows, so only the style is new."""
+    rng = np.random.default_rng(0)
     for record in pack.drawings:
-        if record["source"] == source and record["name"] in FEW and record["split"] == "train":
-            name = SAY.get(record["name"], record["name"])
-            said = STYLES[style].format(with_article(name, {**record, "name": name}))
-            yield changed(alone(pack, record, "white", rng)), said, record
+        if record["source"] in GENERATOR and record["name"] in FEW and record["split"] == "train":
+            picture = alone(pack, record, "white", rng, 0.2)
+            yield STYLES[style](picture), caption(record, "white", rng), record
+
+
+def anywhere(pack: Pack, rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image, str, Record]]:
+    """Drawings that the UNet has no shapes of, and its own ones turned and moved: what edges say is news to it."""
+    strange = [r for r in pack.drawings if r["split"] == "train" and r["source"] not in JUDGE and r["name"] not in FEW]
+    known = [r for r in pack.drawings if r["split"] == "train" and r["source"] in GENERATOR and r["name"] in FEW]
+    for number in range(count):
+        records = strange if number % 2 else known
+        record, word = records[rng.integers(len(records))], str(rng.choice(PLAIN))
+        colour = (255, 255, 255) if word == "white" else solid(PALETTE[word], rng)
+        picture, drawing = Image.new("RGB", (256, 256), colour), pack.open(record)
+        turned = (
+            drawing.rotate(float(rng.uniform(-180, 180)), Image.Resampling.BICUBIC) if rng.random() < 0.6 else drawing
+        )
+        x, y = rng.uniform(0.35, 0.65, 2)
+        place(picture, turned, float(rng.uniform(0.5, 0.9)), (float(x), float(y)), rng.random() < 0.5)
+        yield picture, caption(record, word, rng), record
 
 
 def write(folder: Path, made: Iterator[tuple[Image.Image, str, Record]], side: int) -> int:
@@ -252,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="vae,pairs,unet,judge,styles")
+    parser.add_argument("--only", default="vae,pairs,unet,judge,styles,anywhere")
     parser.add_argument("--count", type=int, default=5000, help="pictures for the autoencoder")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -276,6 +274,8 @@ def main() -> None:
         "unet": (learnt, 8, 256, 0.2),
         "judge": (lambda r: r["split"] in kept and r["source"] in JUDGE, 4, 128, 1.0),
     }
+    if "anywhere" in only:
+        print(f"anywhere: {write(args.out / 'anywhere', anywhere(pack, fresh(), 3000), 256)} pictures")
     for style in STYLES if "styles" in only else ():
         print(f"{style}: {write(args.out / 'styles' / style, in_style(pack, style), 256)} pictures")
     for name, (chosen, each, side, spread) in sets.items():

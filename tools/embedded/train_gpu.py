@@ -179,6 +179,7 @@ def main() -> Any:
     ap.add_argument("--clip-image", default="320x8", help="width and layers")
     ap.add_argument("--clip-lr", type=float, default=1e-3)
     ap.add_argument("--unet-channels", default="128,224,320")
+    ap.add_argument("--alone", type=float, default=0.7, help="share of one large drawing in one place, for the UNet")
     ap.add_argument("--unet-layers", type=int, default=1)
     ap.add_argument("--unet-plain", type=int, default=0, help="so many of the largest sizes have no attention")
     ap.add_argument("--noise-bias", type=float, default=1.5, help="noisy steps are drawn as the density t^(bias - 1)")

@@ -165,11 +165,15 @@ class Context:
             self.tok(texts, padding="max_length", truncation=True, max_length=n)["input_ids"], dtype=torch.int16
         )
 
-    def planner(self, split: tuple[str, ...] = ("train",), seed: int = 0, plain: bool = False) -> Planner:
-        return Planner(self.lib.recs, self.lib.photo_recs, split=split, seed=seed + self.a.seed, plain=plain)
+    def planner(
+        self, split: tuple[str, ...] = ("train",), seed: int = 0, plain: bool = False, alone: float = 0.0
+    ) -> Planner:
+        return Planner(self.lib.recs, self.lib.photo_recs, split, seed + self.a.seed, plain=plain, alone=alone)
 
     def plans(self, batch: int, seed: int = 0, n: int = 77) -> Iterator[dict[str, Any]]:
-        return stream(self.planner(seed=seed), batch, lambda t: self.tokens(t, n), self.workers, seed)
+        alone = self.a.alone if self.stage in ("unet", "controlnet") else 0.0
+        planner = self.planner(seed=seed, alone=alone)
+        return stream(planner, batch, lambda t: self.tokens(t, n), self.workers, seed)
 
     def save_state(
         self,

@@ -18,7 +18,7 @@ from ppdiffusers.prompt.embedding import read_embedding
 from ppdiffusers.prompt.tokenizer import CLIPTokenizer
 from ppdiffusers.training import vae as vae_training
 from ppdiffusers.training.checkpoint import newest
-from ppdiffusers.training.controlnet import ControlNetTask, ControlTrainConfig
+from ppdiffusers.training.controlnet import ControlNetTask, ControlTrainConfig, begun
 from ppdiffusers.training.diffusion import DiffusionConfig, DiffusionTask, LoraTask, LoraTrainConfig, SampleConfig
 from ppdiffusers.training.event import Sample, Saved, TrainStep
 from ppdiffusers.training.inversion import InversionConfig, InversionTask
@@ -29,6 +29,7 @@ from ppdiffusers.training.objective import Objective
 from ppdiffusers.training.pair import PairConfig, PairTask
 from ppdiffusers.training.vae import VAETask, VAETrainConfig, parts_of, psnr
 from tests.ppdiffusers.models.conftest import fill
+from tests.ppdiffusers.pipelines.conftest import tiny
 from tests.ppdiffusers.training.conftest import fresh
 
 MATERIAL = MaterialConfig(resolution=64, batch=2, flip=True)
@@ -232,6 +233,20 @@ def test_control_pictures_come_from_a_folder_by_name(folder, dataset, tmp_path):
         ControlNetTask(fresh(), dataset, tmp_path / "out", config)
     with pytest.raises(ValueError, match="canny, luminance or a folder"):
         ControlNetTask(fresh(), dataset, tmp_path / "out", dataclasses.replace(config, condition="depth"))
+
+
+def test_a_controlnet_goes_on_where_it_was_left_and_only_beside_a_unet_that_fits(dataset, tmp_path):
+    config = ControlTrainConfig(material=MATERIAL, condition="luminance")
+    bundle = fresh()
+    task = ControlNetTask(bundle, dataset, tmp_path / "out", config)
+    list(train(task, LoopConfig(steps=2, rate=1e-2), tmp_path / "run"))
+    again = begun(tmp_path / "out", bundle)
+    left = {name: p.numpy() for name, p in task.net.named_parameters()}
+    assert any(np.abs(left[name]).max() > 0 for name in left if name.startswith("controlnet_down_blocks"))
+    for name, parameter in again.named_parameters():
+        np.testing.assert_allclose(parameter.numpy(), left[name], atol=1e-3)
+    with pytest.raises(ValueError, match="does not fit"):
+        begun(tmp_path / "out", tiny("sdxl-base"))
 
 
 def test_words_of_several_tokens_start_nothing(dataset, tmp_path):
