@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--refiner", help="an SDXL refiner; --switch-at says when it takes over")
     model.add_argument("--switch-at", type=float, default=0.8, metavar="PART")
     model.add_argument("--lora", action="append", default=[], metavar="FILE[:WEIGHT]", help="a LoRA file, also several")
-    model.add_argument("--lora-folder", action="append", default=[], help="where <lora:name:1> tags are looked up")
+    model.add_argument("--lora-folder", action="append", default=[], help="where <lora:name:1> is looked up first")
     model.add_argument("--embeddings", help="a folder of textual inversions, used by name in prompts")
     model.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: the fastest good one here")
     text = parser.add_argument_group("prompt")
@@ -153,6 +153,7 @@ def _library(args: argparse.Namespace, bundle: "Bundle") -> Any:
     from ppdiffusers.patch import Use
     from ppdiffusers.pipelines.adapters import Library
     from ppdiffusers.weights.lora import plan_lora, read_lora
+    from ppdiffusers.weights.source import STORE
 
     always = []
     for given in args.lora:
@@ -161,7 +162,7 @@ def _library(args: argparse.Namespace, bundle: "Bundle") -> Any:
         print(patch.verdict, file=sys.stderr)
         always.append(Use(patch, weight))
     folders = [*args.lora_folder, *{str(Path(_weighted(given)[0]).parent) for given in args.lora}]
-    return replace(Library.of_folders(*folders), always=tuple(always))
+    return replace(Library.of_folders(*folders, STORE / "Lora"), always=tuple(always))
 
 
 def _weighted(given: str) -> tuple[str, float]:

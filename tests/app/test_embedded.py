@@ -11,6 +11,7 @@ import PIL.Image
 import PIL.ImageDraw
 import pytest
 
+from app.cli import main
 from app.requests import ControlParams, GenerateParams
 from app.requests_blend import BlendParams
 from app.requests_qr import QrParams
@@ -148,6 +149,15 @@ def test_a_blend_holds_its_shapes_with_a_controlnet(studio):
         made[control] = np.asarray(saved.picture(), np.float32)
         assert ("mini-controlnet-canny" in (extract(saved.entry.path) or "")) == bool(control)
     assert np.abs(made[""] - made["mini-controlnet-canny"]).mean() > 2
+
+
+@pytest.mark.parametrize("style", ["cyanotype", "woodcut", "pixel-art"])
+def test_a_style_that_comes_along_is_found_by_its_name_and_seen(style, tmp_path):
+    said = ["generate", "--seed", "1", "--steps", "8", "--prompt"]
+    assert main([*said, "a red apple", "--out", str(tmp_path / "plain.png")]) == 0
+    assert main([*said, f"a red apple <lora:{style}:1>", "--out", str(tmp_path / "styled.png")]) == 0
+    plain, styled = (np.asarray(PIL.Image.open(tmp_path / f"{name}.png"), np.float32) for name in ("plain", "styled"))
+    assert np.abs(plain - styled).mean() > 3
 
 
 def test_the_pair_knows_an_apple_from_a_house():
