@@ -83,7 +83,12 @@ class QrParams(Params):
     guidance: float | None = Field(default=None, ge=0, le=10, description="None: follows the strength; 0: off")
     guidance_start: float = Field(default=0.2, ge=0, le=1)
     guidance_end: float = Field(default=1.0, ge=0, le=1)
-    redraw: float = Field(default=0.5, ge=0, le=1, description="denoising strength of the pass that is guided")
+    redraw: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="of the guided pass; None: what the model recommends, else 0.5",
+    )
     rounds: int = Field(default=8, ge=1, le=20, description="of repair and checking, at most")
     controls: list[QrControl] = Field(default_factory=list, max_length=2)
     save: bool = Field(default=True, description="keep the pictures in the gallery")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Loading = Generator["Progress | Note", None, Any]
 DEFAULTS: dict[str, Any] = {"sampler": "DPM++ 2M", "steps": 20, "cfg_scale": 7.0}
+OPTIONAL = ("width", "height", "schedule", "redraw")  # redraw: of the guided pass of an art QR code, 0 to 1
 RECOMMENDED = "mixstudio.json"  # in a model's folder: what its makers advise
 
 
@@ -114,7 +115,7 @@ class Runtime:
         """Sampler, steps, CFG scale and perhaps size that the model's makers advise, else the usual ones."""
         path = self._told_at(name)
         told = advice(path) if path is not None else {}
-        return {**DEFAULTS, **{key: told[key] for key in (*DEFAULTS, "width", "height", "schedule") if key in told}}
+        return {**DEFAULTS, **{key: told[key] for key in (*DEFAULTS, *OPTIONAL) if key in told}}
 
     def about(self, name: str = "") -> About:
         """What a model's makers say about it, for people who choose it; nothing for most models."""

@@ -106,7 +106,7 @@ def to_request(studio: "Studio", params: QrParams) -> Iterator[Any]:
             rate=params.guidance,
             start=params.guidance_start,
             end=params.guidance_end,
-            redraw=params.redraw,
+            redraw=advice.get("redraw", Steering.redraw) if params.redraw is None else params.redraw,
         ),
         rounds=params.rounds,
         preview_every=studio.settings.preview_every,

@@ -114,18 +114,19 @@ def codes(args: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Any]]:
     """Each code's row and the code itself, with default settings but for what the arguments say."""
     from app.runtime import RECOMMENDED, advice
     from mix.appflow.artqr.flow import ArtQR, CodePicture
-    from mix.appflow.artqr.request import ArtQRRequest
+    from mix.appflow.artqr.request import ArtQRRequest, Steering
 
     bundle, clip = _bundle(args.model), _clip()
     told = advice(Path(args.model) / RECOMMENDED) if args.model else {}
     how = {ours: told[theirs] for ours, theirs in (("steps", "steps"), ("cfg", "cfg_scale")) if theirs in told}
+    steering = Steering(redraw=told.get("redraw", Steering.redraw))
     rng = np.random.default_rng(7)
     flow, controls = ArtQR(bundle), _controls(args)
     for number, text in enumerate(links(args.count)):
         prompt = f"{rng.choice(SUBJECTS)} {rng.choice(PLACES)}"
         picture = None if bundle is not None else photograph(args.photos, number, rng)
-        asked = {"prompt": prompt, "seed": number, "strength": args.strength, "controls": controls}
-        request = ArtQRRequest(text=text, picture=picture, **asked, **how)
+        asked = {"prompt": prompt, "seed": number, "strength": args.strength, "picture": picture}
+        request = ArtQRRequest(text=text, controls=controls, steering=steering, **asked, **how)
         start = time.perf_counter()
         code = next(event for event in flow.stream(request) if isinstance(event, CodePicture))
         yield _row(code, request, number, time.perf_counter() - start, clip), code

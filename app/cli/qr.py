@@ -59,7 +59,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cfg-scale", type=float)
     group.add_argument("--sampler")
     group.add_argument("--guidance", type=float, help="how strongly the model is led towards the code; 0: off")
-    group.add_argument("--redraw", type=float, default=0.5, help="strength of the guided pass")
+    group.add_argument("--redraw", type=float, help="strength of the guided pass; default: what suits the model")
     group.add_argument("--rounds", type=int, default=8, help="of repair and checking, at most")
     group.add_argument(
         "--control", action="append", default=[], metavar="NAME[,WEIGHT[,START[,END]]]", help="a ControlNet, up to two"

@@ -189,8 +189,8 @@ def _expert(ui: Page, studio: "Studio", fields: dict[str, Any]) -> None:
                 info=t("How strongly the model is led; below 0 follows the slider, 0 is off"), elem_id="qr_guidance",
             )  # fmt: skip
             fields["redraw"] = gr.Slider(
-                0, 1, value=0.5, step=0.05, label=t("Painted again"), info=t("While it is led; 0 leaves it out"),
-                elem_id="qr_redraw",
+                -0.05, 1, value=-0.05, step=0.05, label=t("Painted again"),
+                info=t("While it is led; below 0 what suits the model, 0 leaves it out"), elem_id="qr_redraw",
             )  # fmt: skip
         with gr.Row():
             fields["guidance_start"] = gr.Slider(
@@ -257,8 +257,9 @@ def params_of(values: dict[str, Any]) -> QrParams:
         )
     if values["content"] == "contact":
         told["contact"] = ContactParams(**{name: values[f"contact_{name}"] or "" for name in CONTACT})
-    if (values.get("guidance") or 0) < 0:
-        told.pop("guidance", None)
+    for name in ("guidance", "redraw"):
+        if (values.get(name) or 0) < 0:
+            told.pop(name, None)
     told["controls"] = [
         {"model": values[f"control_{n}"], **{name: values[f"{name}_{n}"] for name in ("weight", "start", "end")}}
         for n in (1, 2)

@@ -13,9 +13,12 @@ import pytest
 from app.catalog import Catalog
 from app.jobs import Status
 from app.requests import ControlParams, GenerateParams
+from app.requests_qr import QrParams
 from app.services import Saved
+from app.services_qr import to_request
 from app.studio import Studio, results
 from ppdiffusers.pipelines.event import Preview, Progress
+from ppdiffusers.weights.plan import drain
 from tests.app.conftest import VALUES
 
 
@@ -253,12 +256,15 @@ def test_a_killed_studio_loses_no_finished_picture_and_tells_what_was_cut_off(da
 def test_a_model_tells_what_it_is_good_at(data, tiny_checkpoint):
     folder = data / "models" / "Stable-diffusion" / "told"
     shutil.copytree(tiny_checkpoint, folder)
-    told = {"recommended": {"steps": 12}, "note": "It draws foxes.", "examples": ["a fox", "two foxes"]}
+    told = {"recommended": {"steps": 12, "redraw": 0.2}, "note": "It draws foxes.", "examples": ["a fox", "two foxes"]}
     (folder / "mixstudio.json").write_text(json.dumps(told))
     with Studio.open(data, model="tiny") as studio:
         about = studio.runtime.about("told")
         assert (about.note, about.examples) == ("It draws foxes.", ("a fox", "two foxes"))
         assert studio.runtime.recommended("told")["steps"] == 12
+        for asked, redraw in ((QrParams(text="x", model="told"), 0.2), (QrParams(text="x", model="tiny"), 0.5)):
+            assert drain(to_request(studio, asked)).steering.redraw == redraw
+        assert drain(to_request(studio, QrParams(text="x", model="told", redraw=0.0))).steering.redraw == 0
         assert studio.runtime.about("tiny").examples == ()
         assert studio.runtime.about("nothing of that name").note == ""
         (folder / "mixstudio.json").write_text("[1, 2")
