@@ -66,15 +66,14 @@ def painter(args: argparse.Namespace) -> Any:
     from mix.appflow.artqr.draw import control
     from mix.appflow.artqr.request import ArtQRRequest
     from mix.appflow.artqr.scan import PLAIN, scan
-    from ppdiffusers.models.controlnet import ControlNetModel
     from ppdiffusers.pipelines.event import Image
-    from ppdiffusers.pipelines.load import load_bundle
+    from ppdiffusers.pipelines.load import load_bundle, load_controlnet
     from ppdiffusers.pipelines.request import Control, Request, Sampling
     from ppdiffusers.pipelines.run import run
 
     bundle, net, told = (
         load_bundle(args.model),
-        ControlNetModel.from_pretrained(args.control),
+        load_controlnet(args.control),
         advice(args.model / RECOMMENDED),
     )
     sampling = Sampling(steps=int(told.get("steps", 20)), cfg_scale=float(told.get("cfg_scale", 6)))

@@ -6,12 +6,14 @@ With a model the pictures are painted from prompts. Without one the codes go int
 --photos FOLDER), each cropped, mirrored and tinted at random: that measures everything but the painting. Every code is
 read by every installed reader, plain and under each distortion, and the text is compared. Similarity is to the picture
 without a code: SSIM of the lightness at 256 and at 64 pixels, shared colours, and CLIP where assets/models/mini-clip
-is there. Results go to benchmarks/data/qr_scan.csv, one line a code; --page also writes docs/benchmarks/qr_scan.md.
+is there. Results go to benchmarks/data/qr_scan.csv, one line a code; --page also writes its section of
+docs/benchmarks/qr_scan.md.
 """
 
 import argparse
 import csv
 import datetime
+import re
 import statistics
 import sys
 import time
@@ -54,6 +56,15 @@ COLUMNS: tuple[str, ...] = ("date", "model", "number", "text", "version", "side"
 COLUMNS += ("margin", "rounds", "seconds", "ssim", "ssim_small", "colours", "clip")
 
 
+INTRODUCTION = """# Do art QR codes scan?
+
+Made by `python benchmarks/qr_scan.py --page`: random links of 20 to 120 characters, three in ten of them in Cyrillic,
+Greek, Chinese, Japanese, Korean, Arabic or accented Latin, default settings. Each code is read by every reader, plain
+and under fourteen distortions, and the text that was read is compared with the one that was wanted, character by
+character. SSIM is to the picture without a code, at 256 pixels and as a thumbnail of 64; seconds are wall clock.
+"""
+
+
 def main() -> None:
     """Make the codes, print and keep what they do."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,7 +75,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=ROOT / "assets" / "photos")
     parser.add_argument("--strength", type=float, default=0.5)
     parser.add_argument("--sheet", type=Path, help="save 36 codes as one picture")
-    parser.add_argument("--page", action="store_true", help="write docs/benchmarks/qr_scan.md")
+    parser.add_argument("--page", action="store_true", help="write its section of docs/benchmarks/qr_scan.md")
     args = parser.parse_args()
     from app import environment
 
@@ -218,13 +229,18 @@ def summary(rows: Sequence[dict[str, Any]], made: Sequence[Any], args: argparse.
 
 
 def keep(rows: Sequence[dict[str, Any]], made: Sequence[Any], args: argparse.Namespace) -> None:
-    """One line a code and reader."""
+    """One line a code and reader; lines of other models stay."""
     path = ROOT / "benchmarks" / "data" / "qr_scan.csv"
     path.parent.mkdir(exist_ok=True)
     fixed = {"date": datetime.date.today().isoformat(), "model": Path(args.model).name if args.model else "none"}
+    others = list[dict[str, Any]]()
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            others = [line for line in csv.DictReader(file) if line["model"] != fixed["model"]]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(COLUMNS))
+        writer = csv.DictWriter(file, list(COLUMNS), extrasaction="ignore")
         writer.writeheader()
+        writer.writerows(others)
         for row, code in zip(rows, made, strict=True):
             told = {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
             for reader, read in code.report.read.items():
@@ -233,16 +249,15 @@ def keep(rows: Sequence[dict[str, Any]], made: Sequence[Any], args: argparse.Nam
 
 
 def page(text: str, args: argparse.Namespace) -> None:
-    """The page in the documentation."""
-    words = (
-        "# Do art QR codes scan?\n\nMade by `python benchmarks/qr_scan.py --page`: random links of 20 to 120 "
-        "characters, three in ten of them in Cyrillic, Greek, Chinese, Japanese, Korean, Arabic or accented Latin, "
-        "default settings. Each code is read by every reader, plain and under fourteen distortions, and the text that "
-        "was read is compared with the one that was wanted, character by character. `ok` needs every reader on the "
-        "plain picture. SSIM is to the picture without a code, at 256 pixels and as a thumbnail of 64; seconds are "
-        "wall clock.\n"
-    )
-    (ROOT / "docs" / "benchmarks" / "qr_scan.md").write_text(words + text, encoding="utf-8")
+    """The section of this model in the documentation's page; the other sections stay."""
+    path = ROOT / "docs" / "benchmarks" / "qr_scan.md"
+    title = f"Pictures by {Path(args.model).name}" if args.model else "Photographs, no model"
+    sections = re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:] if path.is_file() else []
+    known = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in sections}
+    picture = f"\n![36 codes](../images/{args.sheet.name})\n" if args.sheet else ""
+    known[title] = text.strip() + "\n" + picture
+    parts = (f"## {name}\n\n{body.strip()}\n" for name, body in known.items())
+    path.write_text("\n".join((INTRODUCTION, *parts)), encoding="utf-8")
 
 
 def sheet(images: Sequence[PIL.Image.Image], path: Path, columns: int = 6, side: int = 230) -> None:

@@ -50,11 +50,11 @@ def pack(kind: str, weight: Tensor) -> Packed | None:
         return None
     blob, about = build.run("mix_dnn_pack", weight.detach())
     layout, halves = about.tolist()
-    return Packed(kind, tuple(weight.shape), dtype, blob, "onednn", layout, bool(halves))
+    return Packed(kind, tuple(weight.shape), dtype, (blob, layout), "onednn", bool(halves))
 
 
 def _parts(weight: Weight) -> tuple[Tensor, int]:
-    return (weight.blob, weight.id) if isinstance(weight, Packed) else (weight, -1)
+    return weight.held if isinstance(weight, Packed) else (weight, -1)
 
 
 def _dense(weight: Weight) -> Tensor:
@@ -157,7 +157,8 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None, act: str | None, resi
         inside = residual if act is None else None
         return _finish(_Linear.apply(x, weight, bias, inside), act, None if act is None else residual)
     if act == "geglu" and isinstance(weight, Packed) and not weight.halves:
-        return _finish(build.run("mix_dnn_linear", x, weight.blob, bias, None, 0, weight.id), act, residual)
+        blob, layout = weight.held
+        return _finish(build.run("mix_dnn_linear", x, blob, bias, None, 0, layout), act, residual)
     blob, layout = _parts(weight)
     return build.run("mix_dnn_linear", x, blob, bias, residual, _ACTS[act], layout)
 
@@ -175,6 +176,12 @@ def _conv2d(
     if weight.shape[2] == weight.shape[3] == 1:  # packed 1x1 weights are laid out as matrices
         weight = _dense(weight)
     blob, layout = _parts(weight)
+    if isinstance(weight, Packed) and x.size:
+        added = residual is not None
+        blob, layout = weight.fitted(
+            (*x.shape, *window, act, added),
+            lambda now: build.run("mix_dnn_conv2d_wants", x, bias, window, _ACTS[act], added, now).item(),
+        )
     return build.run("mix_dnn_conv2d", x, blob, bias, residual, window, _ACTS[act], layout)
 
 

@@ -154,11 +154,11 @@ def pack_linear(weight: Tensor) -> Packed:
     """A linear weight (in, out) in the fastest kernel's layout; the plain one may be freed, `.unpack()` restores it."""
     if weight.ndim != 2:
         raise ValueError(f"pack_linear packs (in, out), not {tuple(weight.shape)}")
-    return dnn.pack("linear", weight) or Packed("linear", tuple(weight.shape), dtype_of(weight), weight)
+    return dnn.pack("linear", weight) or Packed("linear", tuple(weight.shape), dtype_of(weight), (weight, -1))
 
 
 def pack_conv2d(weight: Tensor) -> Packed:
     """A convolution weight (out, in, kh, kw) in the fastest kernel's layout; `.unpack()` restores the plain one."""
     if weight.ndim != 4:
         raise ValueError(f"pack_conv2d packs (out, in, kh, kw), not {tuple(weight.shape)}")
-    return dnn.pack("conv2d", weight) or Packed("conv2d", tuple(weight.shape), dtype_of(weight), weight)
+    return dnn.pack("conv2d", weight) or Packed("conv2d", tuple(weight.shape), dtype_of(weight), (weight, -1))

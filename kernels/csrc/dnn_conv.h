@@ -56,8 +56,8 @@ inline Made make_convolution(const Convolution& c, const Desc& given) {
   return made;
 }
 
-// The layout that a weight (out, in, kh, kw) is packed into. oneDNN's choice hardly depends on the picture's size (it is the
-// same over all of Stable Diffusion's shapes); we ask for the size at which layers of this width usually work.
+// The layout that a weight (out, in, kh, kw) is packed into at first: for the size at which layers of this width usually work.
+// With AVX-512 it is the same over all of Stable Diffusion's shapes; with AMX it isn't, see mix_dnn_conv2d_wants.
 inline Layout convolution_layout(const Dims& shape, Type type) {
   const int64_t wide = std::max(shape[0], shape[1]), side = wide <= 512 ? 64 : wide <= 960 ? 32 : 16;
   const int64_t y = shape[2] / 2, x = shape[3] / 2;

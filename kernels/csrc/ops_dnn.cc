@@ -96,6 +96,19 @@ std::vector<Tensor> Unpack(const Tensor& blob, int64_t layout_id) {
   });
 }
 
+// From one packed layout to another, by way of the plain weight: straight, oneDNN goes element by element.
+std::vector<Tensor> Repack(const Tensor& blob, int64_t from, int64_t to) {
+  return guarded([&]() -> std::vector<Tensor> {
+    const Layout &old = mix::layouts().at(from), &wanted = mix::layouts().at(to);
+    check(old.plain == wanted.plain, "the layouts are of different weights");
+    Tensor plain = paddle::empty(old.shape, type_of(old.desc.get_data_type()));
+    mix::copy(old.desc, blob.data(), old.plain, plain.data());
+    Tensor moved = paddle::empty({static_cast<int64_t>(wanted.desc.get_size())}, DataType::UINT8);
+    mix::copy(wanted.plain, plain.data(), wanted.desc, moved.data());
+    return {moved};
+  });
+}
+
 // --- products ---------------------------------------------------------------------------------------------------------------
 
 // Where one product of a few rows finds blocks of 64 columns in a packed weight, read them as a stream; else false.
@@ -243,6 +256,22 @@ Convolution convolution(const Dims& x, const Dims& weight, const std::vector<int
   return {x[0], x[1], x[2], x[3], weight[0], weight[2], weight[3], {window[0], window[1], window[2], window[3], window[4]}, type, Type::undef};
 }
 
+// The id of the layout that this convolution wants its weight in. On CPUs with AMX it depends on the picture's size.
+std::vector<Tensor> Conv2dWants(const Tensor& x, const Optional& bias, const std::vector<int64_t>& window, int64_t act, bool residual,
+                                int64_t layout) {
+  return guarded([&]() -> std::vector<Tensor> {
+    const Layout& now = mix::layouts().at(layout);
+    Convolution c = convolution(x.shape(), now.shape, window, type_of(x));
+    c.bias = bias_type(bias);
+    c.act = static_cast<Act>(act);
+    c.residual = residual;
+    mix::Made scrap;
+    Tensor wanted = paddle::empty({1}, DataType::INT64);
+    wanted.data<int64_t>()[0] = mix::layouts().intern({mix::describe(c, scrap).weights_desc(), now.plain, now.shape});
+    return {wanted};
+  });
+}
+
 std::vector<Tensor> Conv2d(const Tensor& x_any, const Tensor& weight_any, const Optional& bias_any, const Optional& residual_any,
                            const std::vector<int64_t>& window, int64_t act, int64_t layout) {
   return guarded([&]() -> std::vector<Tensor> {
@@ -350,6 +379,11 @@ std::vector<Tensor> Conv2dWeightGradient(const Tensor& x_any, const Tensor& dy_a
 
 PD_BUILD_OP(mix_dnn_pack).Inputs({"Weight"}).Outputs({"Blob", "About"}).SetKernelFn(PD_KERNEL(Pack));
 PD_BUILD_OP(mix_dnn_unpack).Inputs({"Blob"}).Outputs({"Weight"}).Attrs({"layout: int64_t"}).SetKernelFn(PD_KERNEL(Unpack));
+PD_BUILD_OP(mix_dnn_repack)
+    .Inputs({"Blob"})
+    .Outputs({"Moved"})
+    .Attrs({"from: int64_t", "to: int64_t"})
+    .SetKernelFn(PD_KERNEL(Repack));
 PD_BUILD_OP(mix_dnn_linear)
     .Inputs({"X", "Weight", paddle::Optional("Bias"), paddle::Optional("Residual")})
     .Outputs({"Out"})
@@ -363,6 +397,11 @@ PD_BUILD_OP(mix_dnn_conv2d)
     .Outputs({"Out"})
     .Attrs({"window: std::vector<int64_t>", "act: int64_t", "layout: int64_t"})
     .SetKernelFn(PD_KERNEL(Conv2d));
+PD_BUILD_OP(mix_dnn_conv2d_wants)
+    .Inputs({"X", paddle::Optional("Bias")})
+    .Outputs({"Wanted"})
+    .Attrs({"window: std::vector<int64_t>", "act: int64_t", "residual: bool", "layout: int64_t"})
+    .SetKernelFn(PD_KERNEL(Conv2dWants));
 PD_BUILD_OP(mix_dnn_pointwise)
     .Inputs({"X", "Weight", paddle::Optional("Bias"), paddle::Optional("Residual")})
     .Outputs({"Out"})

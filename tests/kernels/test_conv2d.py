@@ -1,5 +1,7 @@
 """conv2d: oneDNN against the reference in float32, packed and plain, forward and backward."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import paddle
 import pytest
@@ -135,6 +137,39 @@ def test_one_packing_serves_pictures_of_every_size(side):
     packed = kernels.pack_conv2d(weight)
     x = random((1, side, side, 64), "bfloat16", 7)
     assert error(kernels.conv2d(x, packed, padding=1), kernels.conv2d(x, weight, padding=1)) <= 1e-2
+
+
+@onednn
+@pytest.mark.parametrize("dtype", list(BOUND))
+def test_a_packed_weight_lies_as_the_last_picture_wants_it(dtype):
+    weight = random((288, 288, 3, 3), dtype, 6, 0.02)
+    packed = kernels.pack_conv2d(weight)
+    size = packed.nbytes
+    for side in (8, 64, 8, 16, 3):
+        x = random((2, side, side, 288), dtype, 7)
+        y = kernels.conv2d(x, packed, padding=1)
+        now = packed.held[1]
+        assert now == build.run("mix_dnn_conv2d_wants", x, None, [1, 1, 1, 1, 1], 0, False, now).item()
+        assert weight.numpy().tobytes() == packed.unpack().numpy().tobytes()
+        assert abs(packed.nbytes - size) <= 0.2 * size
+        assert error(y, kernels.conv2d(x, weight, padding=1)) <= BOUND[dtype]
+
+
+@onednn
+def test_pictures_of_several_sizes_share_a_weight_across_threads():
+    packed = kernels.pack_conv2d(random((288, 288, 3, 3), "bfloat16", 6, 0.02))
+    pictures = [random((2, side, side, 288), "bfloat16", side) for side in (8, 16, 32, 64)]
+    want = [kernels.conv2d(x, packed, padding=1).astype("float32").numpy() for x in pictures]
+
+    def again(number):
+        for _ in range(6):
+            got = kernels.conv2d(pictures[number], packed, padding=1).astype("float32").numpy()
+            if not np.array_equal(got, want[number]):
+                return number
+        return None
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(again, range(4))) == [None] * 4
 
 
 def test_an_empty_batch_gives_an_empty_batch():

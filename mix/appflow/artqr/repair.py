@@ -20,7 +20,7 @@ from mix.appflow.artqr.tone import luma, to_luma
 CENTRE, WHOLE = 0.16, 0.38  # deviations of the Gaussians that judge a module's middle and all of it, in modules
 # Readers look for these first and nothing corrects them: they get a larger margin than data.
 STEP = 0.14  # luminance a round for a module whose share is wrong by 1
-EXTRA = {DATA: 0.0, TIMING: 0.03, ALIGNMENT: 0.06, FORMAT: 0.05, VERSION: 0.02, FINDER: 0.1}
+EXTRA = {DATA: 0.0, TIMING: 0.03, ALIGNMENT: 0.06, FORMAT: 0.05, VERSION: 0.02, FINDER: 0.2}
 
 
 @dataclass(frozen=True, kw_only=True)
