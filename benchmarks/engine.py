@@ -125,7 +125,14 @@ def llama_server(address: str) -> Callable[[object, list[Asked]], None]:
     """llama.cpp's own server; its tokens are not compared, only timed."""
 
     def ask(a: Asked, began: float) -> None:
-        body = {"prompt": a.ids, "n_predict": a.new, "temperature": 0, "stream": True, "ignore_eos": True}
+        body = {
+            "prompt": a.ids,
+            "n_predict": a.new,
+            "temperature": 0,
+            "stream": True,
+            "ignore_eos": True,
+            "cache_prompt": False,
+        }
         told = urllib.request.Request(
             f"{address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
