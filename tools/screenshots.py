@@ -34,6 +34,7 @@ TABS = {
     "models": "Models",
     "settings": "Settings",
 }
+MAKING = ("create", "qr", "blend")
 LARGEST = 200_000  # bytes
 PROMPTS = ("a lighthouse at dusk", "wild flowers in a meadow", "an old street in the rain", "mountains over a lake")
 
@@ -111,11 +112,11 @@ def shoot(browser: Any, address: str, out: Path, dark: bool, phone: bool, langua
     page.wait_for_timeout(1500)
     end = "".join(f"-{word}" for word, on in (("phone", phone), ("dark", dark), (language, language != "en")) if on)
     files = []
-    plain = not (phone or dark) and language == "en"
-    if plain and (ROOT / "assets" / "models").is_dir():  # a random model's noise shows nothing
-        example(page)
+    plain = not (phone or dark) and language == "en" and (ROOT / "assets" / "models").is_dir()
     for tab in TABS:
         if open_tab(page, tab):
+            if plain and tab in MAKING:  # a random model's noise would show nothing
+                make(page, tab)
             page.wait_for_timeout(1200)
             files.append(keep(page.screenshot(), out / f"{tab}{end}.webp"))
     context.close()
@@ -136,12 +137,16 @@ def open_tab(page: Any, tab: str) -> bool:
     return True
 
 
-def example(page: Any) -> None:
-    """One picture made, so that the stage is not empty."""
-    page.locator("#create_example").click()
-    page.fill("#create_seed input", "1")
-    page.locator("#create_go").click()
-    page.locator("#create_status").get_by_text("Done").first.wait_for(timeout=300_000)
+def make(page: Any, tab: str) -> None:
+    """One result made on that tab, so that its stage is not empty."""
+    page.locator({"create": "#create_example", "qr": "#qr_example", "blend": "#blend_examples"}[tab]).click()
+    if tab == "create":
+        page.fill("#create_seed input", "1")
+    if tab == "qr":
+        page.fill("#qr_text textarea, #qr_text input", "https://www.paddlepaddle.org.cn")
+    page.wait_for_timeout(1500)
+    page.locator(f"#{tab}_go").click()
+    page.locator(f"#{tab}_status").get_by_text("Done").first.wait_for(timeout=300_000)
     page.wait_for_timeout(800)
 
 
