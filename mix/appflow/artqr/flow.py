@@ -127,7 +127,15 @@ class ArtQR:
         edge = border(luma(rgb), layout, 0.6)
         loss = ScanLoss(wanted(code, edge, 0.5 * request.look.margin), layout)
         steering = request.steering
-        guide = CodeGuide(self._vae, loss, rate=request.rate, start=steering.start, end=steering.end)
+        guide = CodeGuide(
+            self._vae,
+            loss,
+            rate=request.rate,
+            start=steering.start,
+            end=steering.end,
+            colours=pixels.to_tensor([image(rgb)]),
+            hold=steering.hold,
+        )
         yield Note(f"leading the picture towards the code, at {side} x {side}")
         asked = replace(
             self._request(request, side, controls=self._controls(request, code, side)),

@@ -57,13 +57,17 @@ class ScanLoss:
 
     def modules(self, picture: Tensor) -> Tensor:
         """(B, 3, Y, X) in [-1, 1] -> (B, n, n): each module's luminance in [0, 1], weighed towards its middle."""
-        luma = sum(picture[:, i] * share for i, share in enumerate(LUMA))
-        return paddle.matmul(paddle.matmul(self.rows, cast(Tensor, luma) * 0.5 + 0.5), self.columns)
+        return paddle.matmul(paddle.matmul(self.rows, _luma(picture)[:, 0] * 0.5 + 0.5), self.columns)
 
     def __call__(self, picture: Tensor) -> Tensor:
         """The mean over modules of the squared lack, one number for the batch's sum."""
         lack = paddle.nn.functional.relu(self.margin - self.sign * (self.modules(picture) - self.edge))
         return (self.weight * lack * lack).sum() / self.weight.sum()
+
+
+def _luma(picture: Tensor) -> Tensor:
+    """(B, 3, Y, X) -> (B, 1, Y, X)."""
+    return cast(Tensor, sum(picture[:, i : i + 1] * share for i, share in enumerate(LUMA)))
 
 
 def _weights(at: np.ndarray, n: int) -> np.ndarray:
@@ -92,6 +96,9 @@ class CodeGuide:
         start, end: the part of the steps within which it acts.
         inner: gradient steps each time.
         close: what pulls the latents back to where the network put them.
+        colours: a picture (1, 3, Y, X) in [-1, 1] whose colours are held, whatever becomes of its lightness; small
+            models else paint a light module in a dark place in a colour of their own.
+        hold: how much that counts beside the modules.
     """
 
     vae: AutoencoderKL
@@ -101,6 +108,8 @@ class CodeGuide:
     end: float = 1.0
     inner: int = 1
     close: float = 0.0
+    colours: Tensor | None = None
+    hold: float = 2.0
     calls: int = 0
     last: float = float("nan")
 
@@ -122,6 +131,9 @@ class CodeGuide:
             decoded = cast(DecoderOutput, self.vae.decode(free / self.vae.config.scaling_factor)).sample
             loss = self.loss(decoded)
             total = loss if self.close <= 0 else loss + self.close * ((free - origin) ** 2).mean()
+            if self.colours is not None and self.hold > 0:
+                drift = (decoded - _luma(decoded)) - (self.colours - _luma(self.colours))
+                total = total + self.hold * (drift * drift).mean()
             (slope,) = paddle.grad([total], [free])
         self.last = float(loss)
         size = float((slope * slope).mean().sqrt())

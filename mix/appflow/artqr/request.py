@@ -38,12 +38,15 @@ class Steering:
     end: float = 1.0
     redraw: float = 0.5  # denoising strength of the second pass
     polish: int = 1  # gradient steps on the finished latents
+    hold: float = 2.0  # how much the picture's colours count beside its modules
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= 1:
             raise ValueError(f"guidance acts between 0 and 1 of the way, got {self.start} to {self.end}")
         if not 0 <= self.redraw <= 1:
             raise ValueError(f"the second pass's strength must be between 0 and 1, got {self.redraw}")
+        if not 0 <= self.hold <= 100:
+            raise ValueError(f"holding the colours takes 0 to 100, got {self.hold}")
         if not 0 <= self.polish <= 20:
             raise ValueError(f"polishing takes 0 to 20 steps, got {self.polish}")
 

@@ -47,6 +47,30 @@ def test_the_gradient_through_the_decoder_is_right():
     assert float((slope * way).sum()) == pytest.approx(numeric, rel=0.05, abs=1e-6)
 
 
+def test_held_colours_stay_nearer_to_the_picture_while_its_modules_turn_right():
+    vae = plain_decoder(tiny("sd15"))
+    start = paddle.to_tensor(np.random.default_rng(2).normal(0, 1, (1, 4, 8, 8)).astype("float32"))
+    shares = paddle.to_tensor([0.299, 0.587, 0.114]).reshape([1, 3, 1, 1])
+
+    def colours(z):
+        shown = vae.decode(z / vae.config.scaling_factor).sample
+        return shown - (shown * shares).sum(axis=1, keepdim=True)
+
+    def led(hold):
+        shown = vae.decode(start / vae.config.scaling_factor).sample
+        guide, z = CodeGuide(vae, loss(0.3), rate=0.2, start=0.0, colours=shown, hold=hold), start
+        losses = []
+        for step in range(6):
+            z = guide(z, 1.0, step, 6)
+            losses.append(guide.last)
+        return float(((colours(z) - colours(start)) ** 2).mean()), losses
+
+    (free, unheld), (held, losses) = led(0.0), led(20.0)
+    assert held < 0.7 * free
+    assert losses[-1] < losses[0]
+    assert unheld[-1] < unheld[0]
+
+
 def test_a_nudge_lowers_the_loss_and_weights_stay():
     bundle = tiny("sd15")
     vae = plain_decoder(bundle)
