@@ -97,7 +97,9 @@ def test_the_file_applied_is_the_forward_that_was_trained(family, trained):
         with patched(models, [(patch, 1.0)], how):
             after = answers(made.bundle, made.inputs)
         for was, now, base in zip(made.during, after, plain, strict=True):
-            np.testing.assert_allclose(now, was, atol=2e-5, rtol=1e-4)
+            # The same sums in another order: this small model turns their rounding into 1e-4 of its largest answer,
+            # as merged and beside differ with plain ops too; which one depends on the CPU.
+            assert np.abs(now - was).max() <= 5e-4 * np.abs(was).max()
             assert np.abs(now - base).max() > 1e-2  # it does something
 
 
