@@ -238,7 +238,7 @@ def keep(rows: Sequence[dict[str, Any]], made: Sequence[Any], args: argparse.Nam
         with path.open(newline="", encoding="utf-8") as file:
             others = [line for line in csv.DictReader(file) if line["model"] != fixed["model"]]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(COLUMNS), extrasaction="ignore")
+        writer = csv.DictWriter(file, list(COLUMNS))
         writer.writeheader()
         writer.writerows(others)
         for row, code in zip(rows, made, strict=True):

@@ -132,7 +132,8 @@ class CodeGuide:
             loss = self.loss(decoded)
             total = loss if self.close <= 0 else loss + self.close * ((free - origin) ** 2).mean()
             if self.colours is not None and self.hold > 0:
-                drift = (decoded - _luma(decoded)) - (self.colours - _luma(self.colours))
+                moved = decoded - self.colours
+                drift = moved - _luma(moved)
                 total = total + self.hold * (drift * drift).mean()
             (slope,) = paddle.grad([total], [free])
         self.last = float(loss)
